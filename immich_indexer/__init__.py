@@ -1,0 +1,1 @@
+"""The command line: puts the parts together, owns no logic of theirs."""

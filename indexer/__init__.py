@@ -1,0 +1,1 @@
+"""The indexer: turns jobs in PostgreSQL into searchable text and vectors."""

@@ -1,0 +1,1 @@
+"""The only place that knows a model: decoding, OCR, CLIP, and the engine that runs them."""

@@ -1,0 +1,183 @@
+"""All settings, read once from environment variables and passed down.
+
+Nothing else in the product reads ``os.environ``. The README's table of settings is checked
+against the descriptions here by a test.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+from urllib.parse import quote
+
+import msgspec
+from msgspec import Meta
+
+SECRET_FIELDS = frozenset({"db_url", "db_password"})
+
+
+class SettingsError(ValueError):
+    """An environment variable has a value that can't be used; the message says which and why."""
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """One field per environment variable: the field's name in upper case."""
+
+    # Where the data is
+    db_url: Annotated[
+        str, Meta(description="PostgreSQL URL of Immich's database. Empty: see `DB_HOSTNAME`.")
+    ] = ""
+    db_hostname: Annotated[
+        str,
+        Meta(
+            description="Immich's own variable, used when `DB_URL` is empty. Both empty: folder "
+            "mode, with the embedded server."
+        ),
+    ] = ""
+    db_port: Annotated[int, Meta(description="Immich's own variable.")] = 5432
+    db_username: Annotated[str, Meta(description="Immich's own variable.")] = "postgres"
+    db_password: Annotated[str, Meta(description="Immich's own variable.")] = "postgres"  # noqa: S105
+    db_database_name: Annotated[str, Meta(description="Immich's own variable.")] = "immich"
+    data_dir: Annotated[
+        Path,
+        Meta(description="Folder mode: where the embedded server and the small previews live."),
+    ] = Path(".data")
+    photos_dir: Annotated[
+        Path | None, Meta(description="Folder mode: the photos. Empty: the shipped samples.")
+    ] = None
+    pg_bin: Annotated[
+        Path | None,
+        Meta(
+            description="Folder mode: `bin` folder of another PostgreSQL (with pgvector), e.g. "
+            "`/usr/lib/postgresql/16/bin`."
+        ),
+    ] = None
+    media_map: Annotated[
+        str,
+        Meta(
+            description="Where Immich's media folder is mounted here, as `THERE=HERE`, several "
+            "separated by `;`, e.g. `/data=/mnt/immich`. Empty: the same path."
+        ),
+    ] = ""
+    tokenizer: Annotated[
+        Literal["auto", "zhparser", "bigram"],
+        Meta(
+            description="`auto`: zhparser where `CREATE EXTENSION zhparser` has been run, bigrams "
+            "elsewhere."
+        ),
+    ] = "auto"
+
+    # Models
+    clip_model: Annotated[
+        str,
+        Meta(
+            description="`ViT-B-16`, `ViT-L-14`, `ViT-L-14-336`, `ViT-H-14`, `RN50`, or "
+            "`stand-in` (knows coloured shapes only; for tests)."
+        ),
+    ] = "ViT-B-16"
+    clip_download_root: Annotated[
+        Path, Meta(description="Where the CLIP weights are, and are downloaded to.")
+    ] = Path("~/.cache/clip")
+    clip_download: Annotated[
+        Literal["huggingface", "modelscope", "off"],
+        Meta(description="Where missing CLIP weights are fetched from."),
+    ] = "huggingface"
+    device: Annotated[
+        str, Meta(description="`auto` (CUDA where there is one), `cpu`, `cuda`, `cuda:1`, …")
+    ] = "auto"
+    threads: Annotated[
+        int, Meta(ge=0, description="CPU threads for inference. 0: all the cores.")
+    ] = 0
+    ocr_min_box_score: Annotated[
+        float, Meta(ge=0, le=1, description="Text boxes below this are dropped when indexing.")
+    ] = 0.5
+    ocr_min_text_score: Annotated[
+        float, Meta(ge=0, le=1, description="Lines read below this are dropped when indexing.")
+    ] = 0.5
+    ocr_max_resolution: Annotated[
+        int, Meta(ge=32, description="Short side, in pixels, that text is looked for at.")
+    ] = 736
+
+    # Worker
+    batch_size: Annotated[int, Meta(ge=1, le=256, description="Photos a worker claims at once.")] = (
+        16
+    )
+    lease_seconds: Annotated[
+        float, Meta(ge=1, description="A claimed job is free again after this long unrenewed.")
+    ] = 120.0
+    max_attempts: Annotated[
+        int, Meta(ge=1, description="A job that failed this often is dead until requeued.")
+    ] = 3
+    poll_seconds: Annotated[
+        float, Meta(gt=0, description="How often a worker looks for jobs without being told.")
+    ] = 15.0
+
+    # Limits
+    max_image_bytes: Annotated[int, Meta(ge=1, description="Largest image file, in bytes.")] = (
+        200_000_000
+    )
+    max_image_pixels: Annotated[
+        int, Meta(ge=1, description="Largest image, in pixels, checked before decoding.")
+    ] = 200_000_000
+
+    # Gateway
+    host: Annotated[str, Meta(description="Address the gateway listens on.")] = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65535, description="Port the gateway listens on.")] = 3003
+    immich_api: Annotated[
+        str,
+        Meta(description="Immich's own machine-learning server, for faces. Empty: no faces."),
+    ] = ""
+    immich_url: Annotated[
+        str,
+        Meta(
+            description="Immich's own server, e.g. `http://immich-server:2283`: says who is "
+            "searching. Needed for `/search` in attached mode."
+        ),
+    ] = ""
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Meta(description="How much is logged.")
+    ] = "info"
+
+    @classmethod
+    def from_env(cls, env: Mapping[str, str]) -> Settings:
+        """Build from environment variables; empty values count as unset.
+
+        Raises:
+            SettingsError: a value has the wrong form; says which variable and what it takes.
+        """
+        given = {
+            field.name: env[field.name.upper()]
+            for field in msgspec.structs.fields(cls)
+            if env.get(field.name.upper())
+        }
+        try:
+            return msgspec.convert(
+                given, cls, strict=False, dec_hook=lambda kind, value: kind(value)
+            )
+        except msgspec.ValidationError as error:
+            text = str(error)
+            for name in sorted(given, key=len, reverse=True):
+                text = text.replace(f"$.{name}", name.upper())
+            raise SettingsError(f"{text}. See the table of settings in the README.") from None
+
+    @property
+    def attached(self) -> bool:
+        """True where a database is named (Immich's), False in folder mode."""
+        return bool(self.db_url or self.db_hostname)
+
+    @property
+    def database_url(self) -> str:
+        """URL of the named database. Only in attached mode."""
+        if self.db_url:
+            return self.db_url
+        user, password = quote(self.db_username, safe=""), quote(self.db_password, safe="")
+        name = quote(self.db_database_name, safe="")
+        return f"postgresql://{user}:{password}@{self.db_hostname}:{self.db_port}/{name}"
+
+    def __repr__(self) -> str:
+        shown = {
+            field.name: "***" if field.name in SECRET_FIELDS else getattr(self, field.name)
+            for field in msgspec.structs.fields(self)
+        }
+        return f"Settings({', '.join(f'{name}={value!r}' for name, value in shown.items())})"

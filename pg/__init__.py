@@ -1,0 +1,1 @@
+"""PostgreSQL: the schema, its functions, connections, and the embedded server."""
