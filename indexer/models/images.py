@@ -1,0 +1,207 @@
+"""Bytes of an image file → one upright RGB picture, decoded once for the hash, OCR and CLIP.
+
+Nothing here trusts the bytes: only the formats named below are tried, the header's size is
+checked before a pixel is decoded, and whatever a decoder raises becomes an ``ImageError``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pillow_heif
+from PIL import ExifTags, Image
+
+from indexer.models.types import ImageError
+
+# A short list on purpose: Pillow's others are rarely photos, and some of them start programs (EPS).
+FORMATS = ("JPEG", "PNG", "WEBP", "HEIF", "AVIF", "GIF", "TIFF", "BMP", "JPEG2000")
+
+# Large images are decoded or shrunk to about this short side: twice what OCR and CLIP look at,
+# and the size of Immich's own previews.
+SHORT_SIDE = 1440
+
+# EXIF 2.32, tag 0x0112: how to turn what is stored into what was seen.
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+_SWAPS_SIDES = (5, 6, 7, 8)
+
+Image.init()
+pillow_heif.register_heif_opener()
+_ceiling_lock = threading.Lock()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Photo:
+    """An image, decoded.
+
+    Attributes:
+        sha256: of the file's bytes, 32 bytes.
+        width: of the whole image, upright, in pixels; ``image`` may be smaller.
+        height: as ``width``.
+        image: RGB, 8 bit, upright; its short side is at least min(the original's, 1440).
+    """
+
+    sha256: bytes
+    width: int
+    height: int
+    image: Image.Image
+
+
+def read(path: Path, *, max_bytes: int) -> bytes:
+    """Return the bytes of a file.
+
+    Raises:
+        OSError: the file isn't there or can't be read; unchanged.
+        ImageError: it is larger than `max_bytes`.
+    """
+    with path.open("rb") as file:
+        _check_bytes(os.fstat(file.fileno()).st_size, max_bytes)
+        return file.read()
+
+
+def decode(data: bytes, *, max_bytes: int, max_pixels: int) -> Photo:
+    """Decode an image file; of an animation, the first frame.
+
+    JPEGs are decoded at a half, quarter or eighth where that still leaves `SHORT_SIDE`
+    (Pillow's ``draft``): three times faster than whole, for the same text and embeddings.
+
+    Raises:
+        ImageError: empty, too many bytes or pixels, damaged, or not an image; says which.
+    """
+    if not data:
+        raise ImageError("the file is empty (0 bytes)")
+    _check_bytes(len(data), max_bytes)
+    with _faults("image"):
+        image = _open(data, max_pixels)
+    width, height = image.size
+    if width * height > max_pixels:
+        raise ImageError(
+            f"{width} x {height} pixels are more than the limit of {max_pixels:,} "
+            "(MAX_IMAGE_PIXELS)"
+        )
+    with _faults(image.format or "image"):
+        shrink = max(1, min(width, height) // SHORT_SIDE)
+        image.draft("RGB", (width // shrink, height // shrink))
+        image.load()
+        orientation = _orientation(image)
+        upright = _rgb(image)
+        if orientation in _UPRIGHT:
+            upright = upright.transpose(_UPRIGHT[orientation])
+    if orientation in _SWAPS_SIDES:
+        width, height = height, width
+    return Photo(hashlib.sha256(data).digest(), width, height, upright)
+
+
+def _check_bytes(size: int, max_bytes: int) -> None:
+    if size > max_bytes:
+        raise ImageError(f"the file is larger than the limit of {max_bytes:,} (MAX_IMAGE_BYTES)")
+
+
+@contextmanager
+def _faults(kind: str) -> Iterator[None]:
+    """Turn whatever a decoder raises into an ImageError.
+
+    Damaged files make the decoders raise nearly anything: OSError, SyntaxError, ValueError,
+    struct.error, IndexError, RuntimeError, MemoryError. All mean the same to the caller.
+    """
+    try:
+        yield
+    except ImageError:
+        raise
+    except MemoryError as error:
+        raise ImageError(f"too little memory to decode this {kind} file") from error
+    except Exception as error:
+        reason = str(error) or type(error).__name__
+        raise ImageError(f"damaged or truncated {kind} file ({reason})") from error
+
+
+def _open(data: bytes, max_pixels: int) -> Image.Image:
+    """Read the header only.
+
+    Goes through Pillow's registry of formats itself, because `Image.open` refuses by a limit
+    that is one global of the process. What plugins check against it (tiles of a TIFF, a WebP's
+    canvas) stays checked: the global is only ever raised, to the largest limit asked for.
+    """
+    with _ceiling_lock:
+        if Image.MAX_IMAGE_PIXELS is not None:
+            Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, max_pixels)
+    for name in FORMATS:
+        factory, accepts = Image.OPEN[name]
+        # A text instead of True says that the format is known but its decoder isn't there.
+        if accepts is not None and accepts(data[:16]) is True:
+            return factory(io.BytesIO(data), "")
+    raise ImageError(f"not an image in a known format ({', '.join(FORMATS)})")
+
+
+def _orientation(image: Image.Image) -> int:
+    """EXIF orientation of a loaded image, 1..8; 1 where the EXIF is missing or damaged."""
+    try:
+        return int(image.getexif().get(ExifTags.Base.Orientation, 1))
+    except Exception:
+        # A broken EXIF block is no reason to refuse the picture.
+        return 1
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    """Convert any mode to RGB, shrunk where the short side allows it."""
+    if image.mode == "I" or image.mode == "F" or image.mode.startswith("I;16"):
+        image = Image.fromarray(_eight_bits(np.asarray(image)))
+    elif image.has_transparency_data:
+        image = image.convert("RGBA")
+    elif image.mode not in ("L", "RGB", "CMYK"):
+        image = image.convert("RGB")
+    shrink = min(image.size) // SHORT_SIDE
+    if shrink >= 2:
+        image = image.reduce(shrink)
+    if image.mode == "RGBA":
+        return _flatten(image)
+    return image.convert("RGB")
+
+
+def _eight_bits(values: npt.NDArray[np.generic]) -> npt.NDArray[np.uint8]:
+    """Grey values of 16 or 32 bits, or floats, shape (h, w), as uint8.
+
+    Pillow's own conversion clips at 255, which turns nearly all of a 16-bit image white.
+    Integers that fit 16 bits use that whole range; floats 0..1; all else its own range.
+    """
+    grey = np.nan_to_num(values.astype(np.float32), posinf=0.0, neginf=0.0)
+    low, high = float(grey.min()), float(grey.max())
+    if np.issubdtype(values.dtype, np.integer) and low >= 0 and high <= 65535:
+        low, high = 0.0, 65535.0
+    elif low >= 0 and high <= 1:
+        low, high = 0.0, 1.0
+    return ((grey - low) * (255 / max(high - low, 1e-12))).round().astype(np.uint8)
+
+
+def _flatten(image: Image.Image) -> Image.Image:
+    """Lay an RGBA image on white, black or grey.
+
+    Whichever leaves the opaque pixels the most contrast, counted at the tenth of them that has
+    the least: white text needs black behind it, black text white, and a picture with both grey.
+    """
+    opaque = np.asarray(image.getchannel("A")) >= 128
+    luma = np.asarray(image.convert("L"))[opaque].astype(np.int16)
+    background = max(
+        (255, 0, 128),
+        key=lambda grey: float(np.percentile(np.abs(luma - grey), 10)) if luma.size else 0.0,
+    )
+    flat = Image.new("RGBA", image.size, (background,) * 3 + (255,))
+    flat.alpha_composite(image)
+    return flat.convert("RGB")
