@@ -1,0 +1,252 @@
+"""Bring a database to this version's layout: migrations once, functions whenever they change.
+
+Files: ``sql/migrations/NNN_name.sql`` run once, in order, and are never edited again;
+``sql/functions/*.sql`` are CREATE OR REPLACE and run again when their text (or the pgvector they
+were made for) changes. Of the ``20_tokenizer_*.sql`` pair, the one in use is run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any, Literal
+
+import psycopg
+from psycopg import sql
+
+log = logging.getLogger(__name__)
+
+SCHEMA = "indexer_v1"
+Connection = psycopg.Connection[tuple[Any, ...]]
+Tokenizer = Literal["zhparser", "bigram"]
+
+# Any number will do as long as nobody else uses it: "immich-indexer" on a telephone keypad.
+_ADVISORY_LOCK = 4664_2446
+
+
+class MigrationError(Exception):
+    """This database can't be brought to this version's layout; the message says what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What `migrate` did.
+
+    Attributes:
+        applied: names of the files that were run, in order.
+        tokenizer: the tokenizer in use.
+        stale_rows: texts tokenized by another tokenizer; `retokenize` brings them up to date.
+        triggers: how many triggers on Immich's tables were missing and have been made.
+    """
+
+    applied: list[str]
+    tokenizer: Tokenizer
+    stale_rows: int
+    triggers: int
+
+
+def migrate(
+    connection: Connection, tokenizer: Literal["auto", "zhparser", "bigram"] = "auto"
+) -> Report:
+    """Apply what is missing, in one transaction, one process at a time. Safe to repeat.
+
+    Args:
+        connection: of the owner of Immich's tables; no transaction open.
+        tokenizer: `auto` keeps what is recorded, else takes zhparser where the extension has been
+            created, bigrams elsewhere.
+
+    Raises:
+        MigrationError: not Immich's database, too old, or made by a newer version.
+    """
+    with connection.transaction():
+        connection.execute("SELECT pg_advisory_xact_lock(%s)", [_ADVISORY_LOCK])
+        vector = _check(connection)
+        connection.execute(
+            sql.SQL("SET LOCAL search_path = pg_catalog, {}, pg_temp").format(
+                sql.Identifier(vector.schema)
+            )
+        )
+        connection.execute("SET LOCAL client_min_messages = warning")
+        connection.execute("SET LOCAL lock_timeout = '30s'")
+        _create_schema(connection)
+        applied = _run_migrations(connection)
+        chosen = _choose_tokenizer(connection, tokenizer)
+        applied += _run_functions(connection, chosen, vector.version)
+        row = connection.execute("SELECT indexer_v1.ensure_triggers()").fetchone()
+        triggers = int(row[0]) if row else 0
+        stale = stale_rows(connection)
+    for name in applied:
+        log.info("applied %s", name)
+    return Report(applied, chosen, stale, triggers)
+
+
+def stale_rows(connection: Connection) -> int:
+    """How many texts were tokenized by another tokenizer than the one in use."""
+    row = connection.execute(
+        "SELECT count(*) FROM indexer_v1.ocr WHERE tokenizer <> indexer_v1.tokenizer()"
+    ).fetchone()
+    return int(row[0]) if row else 0
+
+
+def retokenize(connection: Connection, chunk: int = 500) -> int:
+    """Tokenize one chunk of the stale texts again. Returns how many; 0 at the end.
+
+    Every chunk is a transaction of its own, so it can be stopped and gone on with.
+    """
+    return connection.execute(
+        """
+        UPDATE indexer_v1.ocr o
+        SET tsv = indexer_v1.to_tsvector(o.text), tokenizer = indexer_v1.tokenizer()
+        FROM (
+            SELECT asset_id FROM indexer_v1.ocr WHERE tokenizer <> indexer_v1.tokenizer()
+            LIMIT %s FOR UPDATE SKIP LOCKED
+        ) AS stale
+        WHERE o.asset_id = stale.asset_id
+        """,
+        [chunk],
+    ).rowcount
+
+
+@dataclass(frozen=True, slots=True)
+class _Vector:
+    schema: str
+    version: str
+
+
+def _check(connection: Connection) -> _Vector:
+    """The database is one we can live in; where its vector extension is."""
+    if connection.info.server_version < 140000:
+        raise MigrationError("PostgreSQL 14 or later is needed, as Immich itself does.")
+    tables = connection.execute(
+        "SELECT to_regclass('public.asset') IS NOT NULL, to_regclass('public.assets') IS NOT NULL,"
+        " to_regclass('public.asset_file') IS NOT NULL, current_database()"
+    ).fetchone()
+    assert tables is not None
+    if not (tables[0] and tables[2]):
+        found = "an Immich before 2.3" if tables[1] else "no Immich"
+        raise MigrationError(
+            f"Database {tables[3]!r} holds {found}: tables public.asset and public.asset_file are"
+            " missing. Point DB_URL at the database of an Immich 2.3 or later that has started"
+            " once, or leave DB_URL empty to search a folder of photos."
+        )
+    vector = connection.execute(
+        "SELECT n.nspname, e.extversion, string_to_array(e.extversion, '.')::int[] >= '{0,7}'"
+        " FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace"
+        " WHERE e.extname = 'vector'"
+    ).fetchone()
+    if vector is None:
+        raise MigrationError("Run CREATE EXTENSION vector in this database first.")
+    if not vector[2]:
+        raise MigrationError(
+            f"pgvector {vector[1]} is too old (0.7 is needed, for halfvec): install a newer one,"
+            " then ALTER EXTENSION vector UPDATE."
+        )
+    return _Vector(vector[0], vector[1])
+
+
+def _create_schema(connection: Connection) -> None:
+    connection.execute("CREATE SCHEMA IF NOT EXISTS indexer_v1")
+    connection.execute(
+        """
+        CREATE TABLE IF NOT EXISTS indexer_v1.migration (
+            name       text PRIMARY KEY,
+            sha256     text NOT NULL,
+            applied_at timestamptz NOT NULL DEFAULT now()
+        )
+        """
+    )
+
+
+def _read(folder: str) -> dict[str, str]:
+    found = (entry for entry in (files("pg") / "sql" / folder).iterdir())
+    texts = {e.name: e.read_text("utf-8") for e in found if e.name.endswith(".sql")}
+    return {f"{folder}/{name}": texts[name] for name in sorted(texts)}
+
+
+def _recorded(connection: Connection, folder: str) -> dict[str, str]:
+    rows = connection.execute(
+        "SELECT name, sha256 FROM indexer_v1.migration WHERE starts_with(name, %s)", [folder + "/"]
+    ).fetchall()
+    return {name: sha256 for name, sha256 in rows}
+
+
+def _record(connection: Connection, name: str, sha256: str) -> None:
+    connection.execute(
+        "INSERT INTO indexer_v1.migration (name, sha256) VALUES (%s, %s) ON CONFLICT (name)"
+        " DO UPDATE SET sha256 = excluded.sha256, applied_at = now()",
+        [name, sha256],
+    )
+
+
+def _run_migrations(connection: Connection) -> list[str]:
+    shipped, recorded = _read("migrations"), _recorded(connection, "migrations")
+    unknown = sorted(recorded.keys() - shipped.keys())
+    if unknown:
+        raise MigrationError(
+            f"This database was made by a newer immich-indexer (it has {', '.join(unknown)})."
+            " Install that version or a later one; nothing was changed."
+        )
+    applied = []
+    for name, text in shipped.items():
+        sha256 = hashlib.sha256(text.encode()).hexdigest()
+        if name not in recorded:
+            connection.execute(text.encode())
+            _record(connection, name, sha256)
+            applied.append(name)
+        elif recorded[name] != sha256:
+            raise MigrationError(
+                f"{name} has been edited after it was applied to this database. Migrations are"
+                " run once: restore the file, and put the change into a new one."
+            )
+    return applied
+
+
+def _choose_tokenizer(
+    connection: Connection, wanted: Literal["auto", "zhparser", "bigram"]
+) -> Tokenizer:
+    row = connection.execute(
+        "SELECT EXISTS (SELECT FROM pg_extension WHERE extname = 'zhparser'),"
+        " (SELECT value FROM indexer_v1.setting WHERE name = 'tokenizer')"
+    ).fetchone()
+    assert row is not None
+    installed, recorded = bool(row[0]), row[1]
+    if wanted == "zhparser" and not installed:
+        raise MigrationError(
+            "TOKENIZER=zhparser, but the extension isn't in this database. Install it on the"
+            " server, run CREATE EXTENSION zhparser, then this again."
+        )
+    chosen: Tokenizer
+    if wanted != "auto":
+        chosen = wanted
+    elif recorded == "zhparser" and not installed:
+        log.warning("zhparser is gone from this database; going on with bigrams")
+        chosen = "bigram"
+    elif recorded in ("zhparser", "bigram"):
+        chosen = recorded
+    else:
+        chosen = "zhparser" if installed else "bigram"
+    connection.execute(
+        "INSERT INTO indexer_v1.setting VALUES ('tokenizer', %s)"
+        " ON CONFLICT (name) DO UPDATE SET value = excluded.value",
+        [chosen],
+    )
+    return chosen
+
+
+def _run_functions(connection: Connection, tokenizer: Tokenizer, vector: str) -> list[str]:
+    recorded = _recorded(connection, "functions")
+    applied = []
+    for name, text in _read("functions").items():
+        slot = name
+        if name.startswith("functions/20_tokenizer_"):
+            if name != f"functions/20_tokenizer_{tokenizer}.sql":
+                continue
+            slot = "functions/20_tokenizer"
+        sha256 = hashlib.sha256(f"{vector}\n{text}".encode()).hexdigest()
+        if recorded.get(slot) != sha256:
+            connection.execute(text.encode())
+            _record(connection, slot, sha256)
+            applied.append(name)
+    return applied

@@ -1,0 +1,368 @@
+-- The queue's API. A worker: claim → infer, outside any transaction, renewing the lease → in one
+-- transaction: hold, write results, acknowledge or fail. Everybody else: enqueue.
+--
+-- Locks: Immich's transactions must never wait long on ours, nor end in a deadlock with them. So
+-- whoever works takes locks with SKIP LOCKED, photos (public.asset) before jobs, for milliseconds.
+
+-- Something happened to these assets: a job for each task, once, whatever was waiting already. A
+-- job that is running keeps its lease; its revision has moved, so it will run once more.
+CREATE OR REPLACE FUNCTION indexer_v1.enqueue(
+    asset_ids uuid[], tasks text[] DEFAULT '{ocr,clip}',
+    priority integer DEFAULT 0, force boolean DEFAULT false)
+RETURNS bigint
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    enqueued bigint;
+BEGIN
+    INSERT INTO indexer_v1.job AS j (asset_id, task, priority, force)
+    SELECT DISTINCT a.asset_id, t.task, enqueue.priority, enqueue.force
+    FROM unnest(asset_ids) AS a(asset_id) CROSS JOIN unnest(tasks) AS t(task)
+    ORDER BY 1, 2 -- one order for everybody: no deadlocks among Immich's own transactions
+    ON CONFLICT (asset_id, task) DO UPDATE SET
+        revision = j.revision + 1,
+        priority = greatest(j.priority, excluded.priority),
+        force = j.force OR excluded.force,
+        attempts = 0,
+        next_at = least(j.next_at, now()),
+        dead_at = NULL,
+        last_error = NULL;
+    GET DIAGNOSTICS enqueued = ROW_COUNT;
+    IF enqueued > 0 THEN
+        PERFORM pg_notify('indexer_v1', ''); -- one payload: PostgreSQL merges repeats
+    END IF;
+    RETURN enqueued;
+END
+$$;
+
+-- A request ends for one task; when it was the last one the row is stamped.
+CREATE OR REPLACE FUNCTION indexer_v1.stamp_reprocess(
+    asset uuid, ended_task text, error text DEFAULT NULL)
+RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    UPDATE indexer_v1.reprocess SET
+        remaining = array_remove(remaining, ended_task),
+        status = CASE
+            WHEN error IS NULL AND status <> 'waiting' THEN status
+            WHEN error IS NULL THEN
+                CASE WHEN remaining <@ ARRAY[ended_task] THEN 'done' ELSE 'waiting' END
+            WHEN status = 'waiting' THEN 'failed: ' || ended_task || ': ' || error
+            ELSE status || '; ' || ended_task || ': ' || error
+        END,
+        finished_at = CASE WHEN remaining <@ ARRAY[ended_task] THEN now() END
+    WHERE asset_id = asset AND finished_at IS NULL AND ended_task = ANY (remaining)
+$$;
+
+-- Take up to max_jobs jobs, most urgent first. A job that has failed before is taken alone (with
+-- the same photo's other task), so that a photo that kills its worker takes no neighbour along.
+-- Attempts are counted here: a crash counts. One that has used them up is dead.
+CREATE OR REPLACE FUNCTION indexer_v1.claim(
+    tasks text[], max_jobs integer, lease interval, max_attempts integer)
+RETURNS TABLE (
+    asset_id uuid, task text, revision bigint, attempts smallint, force boolean,
+    token uuid, path text, known_hash bytea, known_model text)
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_custom_plan
+AS $$
+#variable_conflict use_column
+DECLARE
+    new_token uuid := gen_random_uuid();
+    head      record;
+BEGIN
+    LOOP
+        SELECT j.asset_id, j.task, j.attempts, j.last_error INTO head
+        FROM indexer_v1.job j
+        WHERE j.dead_at IS NULL AND j.next_at <= now() AND j.task = ANY (claim.tasks)
+          AND (j.lease_until IS NULL OR j.lease_until <= now())
+        ORDER BY j.priority DESC, j.next_at, j.asset_id
+        LIMIT 1 FOR UPDATE SKIP LOCKED;
+        IF NOT FOUND THEN
+            RETURN;
+        END IF;
+        EXIT WHEN head.attempts < claim.max_attempts;
+        head.last_error := coalesce(head.last_error,
+            'the worker ended ' || head.attempts || ' times while it worked on this photo');
+        UPDATE indexer_v1.job j SET
+            dead_at = now(), last_error = head.last_error, lease_until = NULL, lease_token = NULL
+        WHERE j.asset_id = head.asset_id AND j.task = head.task;
+        PERFORM indexer_v1.stamp_reprocess(head.asset_id, head.task, head.last_error);
+    END LOOP;
+
+    RETURN QUERY
+    WITH picked AS (
+        SELECT j.asset_id, j.task
+        FROM indexer_v1.job j
+        WHERE j.dead_at IS NULL AND j.next_at <= now() AND j.task = ANY (claim.tasks)
+          AND (j.lease_until IS NULL OR j.lease_until <= now())
+          AND CASE WHEN head.attempts > 0
+                   THEN j.asset_id = head.asset_id AND j.attempts < claim.max_attempts
+                   ELSE j.attempts = 0 END
+        ORDER BY j.priority DESC, j.next_at, j.asset_id
+        LIMIT claim.max_jobs FOR UPDATE SKIP LOCKED
+    ), claimed AS (
+        UPDATE indexer_v1.job j SET
+            attempts = j.attempts + 1, lease_until = now() + claim.lease, lease_token = new_token
+        FROM picked p
+        WHERE j.asset_id = p.asset_id AND j.task = p.task
+        RETURNING j.asset_id, j.task, j.revision, j.attempts, j.force, j.priority, j.created_at
+    )
+    SELECT c.asset_id, c.task, c.revision, c.attempts, c.force, new_token,
+           indexer_v1.preview_path(c.asset_id),
+           CASE c.task WHEN 'ocr' THEN o.content_hash ELSE v.content_hash END,
+           CASE c.task WHEN 'ocr' THEN o.model ELSE v.model END
+    FROM claimed c
+    LEFT JOIN indexer_v1.ocr o ON c.task = 'ocr' AND o.asset_id = c.asset_id
+    LEFT JOIN indexer_v1.clip v ON c.task = 'clip' AND v.asset_id = c.asset_id
+    ORDER BY c.priority DESC, c.created_at, c.asset_id;
+END
+$$;
+
+-- The preview to index: the edited one where there is one. Read through to_jsonb, because
+-- "isEdited" came with Immich 2.5 and a dependency on Immich's columns would block its migrations.
+CREATE OR REPLACE FUNCTION indexer_v1.preview_path(asset uuid) RETURNS text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT f.path
+    FROM public.asset_file f
+    WHERE f."assetId" = asset AND f.type = 'preview'
+    ORDER BY coalesce((to_jsonb(f) ->> 'isEdited')::boolean, false) DESC
+    LIMIT 1
+$$;
+
+-- Still at work on these: keep the lease. Returns how many are still ours.
+CREATE OR REPLACE FUNCTION indexer_v1.renew(token uuid, lease interval) RETURNS bigint
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH renewed AS (
+        UPDATE indexer_v1.job SET lease_until = now() + lease WHERE lease_token = token RETURNING 1
+    )
+    SELECT count(*) FROM renewed
+$$;
+
+-- Lock what this lease still owns, for the transaction that writes results. What is missing from
+-- the answer: another transaction holds it right now (ask again), or it is no longer ours.
+CREATE OR REPLACE FUNCTION indexer_v1.hold(token uuid, asset_ids uuid[])
+RETURNS TABLE (asset_id uuid, task text, revision bigint)
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+#variable_conflict use_column
+DECLARE
+    present uuid[];
+BEGIN
+    SELECT coalesce(array_agg(locked.id), '{}') INTO present FROM (
+        SELECT a.id FROM public.asset a WHERE a.id = ANY (asset_ids)
+        ORDER BY a.id FOR KEY SHARE SKIP LOCKED
+    ) AS locked;
+    RETURN QUERY
+    SELECT j.asset_id, j.task, j.revision
+    FROM indexer_v1.job j
+    WHERE j.asset_id = ANY (present) AND j.lease_token = hold.token
+    ORDER BY j.asset_id, j.task FOR UPDATE SKIP LOCKED;
+END
+$$;
+
+-- Done. A job whose revision has moved since the claim goes back to the queue instead; it finds
+-- the picture unchanged or not when it is read again.
+CREATE OR REPLACE FUNCTION indexer_v1.acknowledge(
+    token uuid, asset_ids uuid[], tasks text[], revisions bigint[])
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    ended record;
+BEGIN
+    FOR ended IN
+        DELETE FROM indexer_v1.job j
+        USING unnest(asset_ids, tasks, revisions) AS d(asset_id, task, revision)
+        WHERE j.asset_id = d.asset_id AND j.task = d.task AND j.revision = d.revision
+          AND j.lease_token = token
+        RETURNING j.asset_id, j.task
+    LOOP
+        PERFORM indexer_v1.stamp_reprocess(ended.asset_id, ended.task);
+    END LOOP;
+
+    UPDATE indexer_v1.job j SET
+        attempts = 0, lease_until = NULL, lease_token = NULL, next_at = now()
+    FROM unnest(asset_ids, tasks) AS d(asset_id, task)
+    WHERE j.asset_id = d.asset_id AND j.task = d.task AND j.lease_token = token;
+    IF FOUND THEN
+        PERFORM pg_notify('indexer_v1', '');
+    END IF;
+END
+$$;
+
+-- Didn't work. Tried again later, each time twice as late, unless trying again can't help or the
+-- attempts are used up: then it is dead, with its reason, until its picture changes, somebody asks
+-- for it, or `requeue`.
+CREATE OR REPLACE FUNCTION indexer_v1.fail(
+    token uuid, asset uuid, failed_task text, claimed_revision bigint, error text,
+    permanent boolean, max_attempts integer)
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    j   indexer_v1.job;
+    die boolean;
+BEGIN
+    SELECT * INTO j FROM indexer_v1.job
+    WHERE asset_id = asset AND task = failed_task AND lease_token = token FOR UPDATE;
+    IF NOT FOUND THEN
+        RETURN;
+    END IF;
+    IF j.revision <> claimed_revision THEN -- it failed for a picture that is history
+        UPDATE indexer_v1.job
+        SET attempts = 0, lease_until = NULL, lease_token = NULL, next_at = now()
+        WHERE asset_id = asset AND task = failed_task;
+        PERFORM pg_notify('indexer_v1', '');
+        RETURN;
+    END IF;
+    die := permanent OR j.attempts >= max_attempts;
+    UPDATE indexer_v1.job SET
+        lease_until = NULL, lease_token = NULL, last_error = left(error, 2000),
+        dead_at = CASE WHEN die THEN now() END,
+        next_at = now() + interval '5 seconds' * power(2, least(j.attempts, 10))
+    WHERE asset_id = asset AND task = failed_task;
+    IF die THEN
+        PERFORM indexer_v1.stamp_reprocess(asset, failed_task, left(error, 2000));
+    END IF;
+END
+$$;
+
+-- Give everything of this lease back, uncharged: the worker stops, or something all photos need
+-- (the media folder, the model) is away.
+CREATE OR REPLACE FUNCTION indexer_v1.release(token uuid, delay interval DEFAULT '0')
+RETURNS bigint
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    released bigint;
+BEGIN
+    UPDATE indexer_v1.job SET
+        attempts = greatest(attempts - 1, 0), lease_until = NULL, lease_token = NULL,
+        next_at = now() + delay
+    WHERE lease_token = token;
+    GET DIAGNOSTICS released = ROW_COUNT;
+    IF released > 0 THEN
+        PERFORM pg_notify('indexer_v1', '');
+    END IF;
+    RETURN released;
+END
+$$;
+
+-- Dead letters go back to work.
+CREATE OR REPLACE FUNCTION indexer_v1.requeue(asset_ids uuid[] DEFAULT NULL) RETURNS bigint
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    requeued bigint;
+BEGIN
+    UPDATE indexer_v1.job SET
+        dead_at = NULL, attempts = 0, last_error = NULL, next_at = now(), revision = revision + 1
+    WHERE dead_at IS NOT NULL AND (asset_ids IS NULL OR asset_id = ANY (asset_ids));
+    GET DIAGNOSTICS requeued = ROW_COUNT;
+    IF requeued > 0 THEN
+        PERFORM pg_notify('indexer_v1', '');
+    END IF;
+    RETURN requeued;
+END
+$$;
+
+-- One step of the backfill: looks at the next `size` assets after `after` and enqueues those that
+-- have a preview but no result and no job. last is NULL at the end.
+CREATE OR REPLACE FUNCTION indexer_v1.backfill(
+    after uuid, size integer, OUT last uuid, OUT enqueued bigint)
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_custom_plan
+AS $$
+DECLARE
+    page uuid[];
+    lost record;
+BEGIN
+    enqueued := 0;
+    SELECT array_agg(p.id ORDER BY p.id) INTO page FROM (
+        SELECT a.id FROM public.asset a
+        WHERE after IS NULL OR a.id > after ORDER BY a.id LIMIT size
+    ) AS p;
+    last := page[cardinality(page)];
+    FOR lost IN
+        SELECT t.task, array_agg(p.id) AS ids
+        FROM unnest(page) AS p(id) CROSS JOIN (VALUES ('ocr'), ('clip')) AS t(task)
+        WHERE EXISTS (SELECT FROM public.asset_file f WHERE f."assetId" = p.id AND f.type = 'preview')
+          AND NOT EXISTS (SELECT FROM indexer_v1.job j WHERE j.asset_id = p.id AND j.task = t.task)
+          AND CASE t.task
+                  WHEN 'ocr' THEN NOT EXISTS (SELECT FROM indexer_v1.ocr o WHERE o.asset_id = p.id)
+                  ELSE NOT EXISTS (SELECT FROM indexer_v1.clip c WHERE c.asset_id = p.id)
+              END
+        GROUP BY t.task
+    LOOP
+        enqueued := enqueued + indexer_v1.enqueue(lost.ids, ARRAY[lost.task], -1);
+    END LOOP;
+END
+$$;
+
+-- Requests whose photo has gone while they waited would wait for ever.
+CREATE OR REPLACE FUNCTION indexer_v1.close_orphaned_requests() RETURNS bigint
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH closed AS (
+        UPDATE indexer_v1.reprocess r
+        SET status = 'failed: the photo was deleted', remaining = '{}', finished_at = now()
+        WHERE r.finished_at IS NULL
+          AND NOT EXISTS (SELECT FROM public.asset a WHERE a.id = r.asset_id)
+        RETURNING 1
+    )
+    SELECT count(*) FROM closed
+$$;
+
+-- The queue by task and state, for people.
+CREATE OR REPLACE FUNCTION indexer_v1.queue()
+RETURNS TABLE (task text, state text, jobs bigint, oldest timestamptz)
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT j.task,
+           CASE WHEN j.dead_at IS NOT NULL THEN 'dead'
+                WHEN j.lease_until > now() THEN 'running'
+                WHEN j.attempts > 0 THEN 'retrying'
+                ELSE 'waiting' END,
+           count(*), min(j.created_at)
+    FROM indexer_v1.job j
+    GROUP BY 1, 2
+    ORDER BY 1, 2
+$$;
+
+-- The model that the embeddings in indexer_v1.clip are made with. Another model's embeddings can't
+-- be compared, so they go, the column takes the new dimension, and every photo gets a job.
+CREATE OR REPLACE FUNCTION indexer_v1.use_clip_model(name text, dim integer) RETURNS boolean
+LANGUAGE plpgsql VOLATILE
+SET search_path FROM CURRENT
+AS $$
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtext('indexer_v1.use_clip_model'));
+    IF (SELECT s.value FROM indexer_v1.setting s WHERE s.name = 'clip_model')
+       = use_clip_model.name || '/' || dim THEN
+        RETURN false;
+    END IF;
+    TRUNCATE indexer_v1.clip;
+    DROP INDEX indexer_v1.clip_embedding_idx;
+    EXECUTE format('ALTER TABLE indexer_v1.clip ALTER COLUMN embedding TYPE halfvec(%s)', dim);
+    CREATE INDEX clip_embedding_idx ON indexer_v1.clip USING hnsw (embedding halfvec_cosine_ops)
+        WITH (m = 16, ef_construction = 100);
+    INSERT INTO indexer_v1.setting VALUES ('clip_model', use_clip_model.name || '/' || dim)
+    ON CONFLICT ON CONSTRAINT setting_pkey DO UPDATE SET value = excluded.value;
+    RETURN true;
+END
+$$;
