@@ -14,7 +14,7 @@ from urllib.parse import quote
 import msgspec
 from msgspec import Meta
 
-SECRET_FIELDS = frozenset({"db_url", "db_password"})
+SECRET_FIELDS = frozenset({"db_url", "db_password", "api_key"})
 
 
 class SettingsError(ValueError):
@@ -134,6 +134,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             description="Immich's own server, e.g. `http://immich-server:2283`: says who is "
             "searching. Needed for `/search` in attached mode."
         ),
+    ] = ""
+    api_key: Annotated[
+        str,
+        Meta(description="Key that MT Photos must send (`api-key`). Empty: MT Photos' API is off."),
     ] = ""
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="How much is logged.")

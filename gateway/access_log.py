@@ -1,0 +1,46 @@
+"""One line in the log for each request, without what was sent: no query string, no body."""
+
+from __future__ import annotations
+
+import logging
+import time
+
+from litestar.enums import ScopeType
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
+
+log = logging.getLogger(__name__)
+
+# Asked every few seconds by Immich, Docker and Kubernetes.
+_QUIET = frozenset({"/ping", "/health", "/health/live", "/health/ready"})
+
+
+def access_log(app: ASGIApp) -> ASGIApp:
+    """ASGI middleware: method, path, status and milliseconds of every request."""
+
+    async def logged(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != ScopeType.HTTP:
+            await app(scope, receive, send)
+            return
+        started = time.perf_counter()
+        status = 0  # none was sent: the client has gone, or the server stops
+
+        async def noting(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+            await send(message)
+
+        try:
+            await app(scope, receive, noting)
+        finally:
+            quiet = scope["path"] in _QUIET and status < 400
+            log.log(
+                logging.DEBUG if quiet else logging.INFO,
+                "request method=%s path=%s status=%d ms=%.1f",
+                scope["method"],
+                scope["path"],
+                status,
+                (time.perf_counter() - started) * 1000,
+            )
+
+    return logged

@@ -1,0 +1,69 @@
+"""The HTTP application: every route of the product, put together."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from litestar import Litestar, Router
+from litestar.datastructures import State
+from litestar.di import Provide
+
+from gateway import health, mtphotos, openapi, predict, reprocess, search
+from gateway.access_log import access_log
+from gateway.database import Queries
+from gateway.errors import EXCEPTION_HANDLERS
+from gateway.services import Services, provide_caller
+from indexer.models.engine import Engine
+from indexer.settings import Settings
+
+# Beside the image, a request holds the entries and the multipart framing.
+_FORM_BYTES = 1_000_000
+_SMALL_BODY_BYTES = 64 * 1024
+
+
+def create_app(settings: Settings, engine: Engine, database: Queries | None) -> Litestar:
+    """Make the application.
+
+    Args:
+        engine: runs the models; stays its owner's to close.
+        database: a `gateway.database.Database`, opened and closed with the application; None
+            to serve models alone. It may be away: then searching says so, and the rest works.
+    """
+    services = Services(settings, engine, database)
+    max_form_bytes = settings.max_image_bytes + _FORM_BYTES
+
+    @asynccontextmanager
+    async def lifespan(_: Litestar) -> AsyncIterator[None]:
+        await services.open()
+        try:
+            yield
+        finally:
+            await services.close()
+
+    return Litestar(
+        route_handlers=[
+            predict.root,
+            predict.ping,
+            Router("/", route_handlers=[predict.predict], request_max_body_size=max_form_bytes),
+            mtphotos.router(max_form_bytes),
+            search.search,
+            search.search_json,
+            reprocess.reprocess,
+            reprocess.reprocess_status,
+            health.health,
+            health.live,
+            health.ready,
+        ],
+        lifespan=[lifespan],
+        state=State({"services": services}),
+        dependencies={
+            "services": Provide(lambda: services, sync_to_thread=False),
+            "caller": Provide(provide_caller),
+        },
+        exception_handlers=EXCEPTION_HANDLERS,
+        middleware=[access_log],
+        request_max_body_size=_SMALL_BODY_BYTES,
+        openapi_config=openapi.config(),
+        logging_config=None,  # the command line's, for the whole process
+    )

@@ -1,0 +1,212 @@
+"""Who is asking, and which photos they may see.
+
+Folder mode has no users: whoever sits at this computer sees everything, and nobody else gets in.
+Attached to Immich, every request carries Immich's own credentials, and Immich is asked whose
+they are.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import ipaddress
+import logging
+import re
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+from uuid import UUID
+
+import httpx
+import msgspec
+from litestar.connection import ASGIConnection
+from litestar.exceptions import (
+    NotAuthorizedException,
+    PermissionDeniedException,
+    ServiceUnavailableException,
+)
+from litestar.handlers import BaseRouteHandler
+
+from gateway.database import Queries
+from gateway.errors import AnyRequest, NotConfigured
+
+log = logging.getLogger(__name__)
+
+_COOKIE = "immich_access_token"
+_CREDENTIAL = re.compile(r"[\x21-\x2b\x2d-\x3a\x3c-\x7e]{1,4096}")  # no comma, no semicolon
+_REMEMBER_SECONDS = 30.0
+_REMEMBER_USERS = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Which photos a request may see.
+
+    Attributes:
+        user: id of the Immich user; None where there are no users (folder mode).
+    """
+
+    user: UUID | None
+
+    async def owners(self, database: Queries) -> list[UUID] | None:
+        """Whose photos may be found: the user's, and those that partners show in the timeline.
+
+        None means everybody's.
+        """
+        if self.user is None:
+            return None
+        rows = await database.fetch(
+            'SELECT "sharedById" FROM partner WHERE "sharedWithId" = $1 AND "inTimeline"',
+            self.user,
+        )
+        return [self.user, *(row["sharedById"] for row in rows)]
+
+
+class _Me(msgspec.Struct):
+    id: UUID
+
+
+class ImmichUsers:
+    """Asks Immich, at ``IMMICH_URL``, whose credentials these are; remembers it for 30 s."""
+
+    def __init__(self, url: str) -> None:
+        self._url = url.rstrip("/")
+        self._client = httpx.AsyncClient(timeout=10.0, trust_env=False)
+        # By a hash: the credentials themselves are nowhere kept.
+        self._known: OrderedDict[bytes, tuple[float, UUID]] = OrderedDict()
+
+    async def user(self, request: AnyRequest) -> UUID:
+        """Return the id of the user that sends a request.
+
+        Raises:
+            NotConfigured: ``IMMICH_URL`` isn't set.
+            NotAuthorizedException: no credentials, or Immich doesn't take them.
+            ServiceUnavailableException: Immich doesn't answer.
+        """
+        if not self._url:
+            raise NotConfigured(
+                "Set IMMICH_URL to the URL of Immich's own server (http://immich-server:2283): "
+                "it says who is searching."
+            )
+        credentials = _credentials(request)
+        if not credentials:
+            raise NotAuthorizedException(
+                "Sign in to Immich, or send its API key (x-api-key) or token (Authorization: "
+                "Bearer)."
+            )
+        key = hashlib.sha256(repr(sorted(credentials.items())).encode()).digest()
+        now = time.monotonic()
+        if (known := self._known.get(key)) and now < known[0]:
+            return known[1]
+        user = await self._ask(credentials)
+        self._known[key] = (now + _REMEMBER_SECONDS, user)
+        self._known.move_to_end(key)
+        while len(self._known) > _REMEMBER_USERS:
+            self._known.popitem(last=False)
+        return user
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._client.aclose()
+
+    async def _ask(self, credentials: dict[str, str]) -> UUID:
+        try:
+            answer = await self._client.get(f"{self._url}/api/users/me", headers=credentials)
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            log.warning("immich unreachable url=%s error=%r", self._url, error)
+            raise ServiceUnavailableException(
+                f"Immich at {self._url} (IMMICH_URL) doesn't answer ({type(error).__name__}), so "
+                "nobody can be let in for the moment."
+            ) from None
+        if answer.status_code == 401:
+            raise NotAuthorizedException("Immich doesn't take these credentials; sign in again.")
+        if answer.status_code == 403:
+            raise PermissionDeniedException(
+                "Immich says these credentials may not read their user; an API key needs the "
+                "permission user.read."
+            )
+        try:
+            if answer.status_code != 200:
+                raise msgspec.ValidationError
+            return msgspec.json.decode(answer.content, type=_Me).id
+        except msgspec.DecodeError:
+            log.warning("immich not understood url=%s status=%d", self._url, answer.status_code)
+            raise ServiceUnavailableException(
+                f"{self._url} (IMMICH_URL) answered {answer.status_code} and no user; is it "
+                "Immich's own server?"
+            ) from None
+
+
+def _credentials(request: AnyRequest) -> dict[str, str]:
+    """Return the headers to ask Immich with: those that were sent, and nothing else."""
+    headers: dict[str, str] = {}
+    token = request.cookies.get(_COOKIE, "")
+    if _CREDENTIAL.fullmatch(token):
+        headers["cookie"] = f"{_COOKIE}={token}"
+    scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
+    if scheme.lower() == "bearer" and _CREDENTIAL.fullmatch(bearer.strip()):
+        headers["authorization"] = f"Bearer {bearer.strip()}"
+    key = request.headers.get("x-api-key", "")
+    if _CREDENTIAL.fullmatch(key):
+        headers["x-api-key"] = key
+    return headers
+
+
+def check_local(request: AnyRequest) -> None:
+    """Let pass what comes from this computer and was meant for it.
+
+    A web page elsewhere can make a browser here send requests, under a name of its own that
+    resolves to 127.0.0.1 (DNS rebinding): the Host header gives it away.
+
+    Raises:
+        PermissionDeniedException: anything else.
+    """
+    if not (_is_loopback(_host(request)) and _is_loopback(_peer(request))):
+        raise PermissionDeniedException(
+            "In folder mode there are no users, so searching is for this computer alone: open "
+            "http://localhost or http://127.0.0.1 here. To search from elsewhere, attach the "
+            "indexer to Immich (DB_URL, IMMICH_URL)."
+        )
+
+
+def _host(request: AnyRequest) -> str | None:
+    try:
+        return urlsplit(f"//{request.headers.get('host', '')}").hostname
+    except ValueError:
+        return None
+
+
+def _peer(request: AnyRequest) -> str | None:
+    return request.client.host if request.client else None
+
+
+def _is_loopback(host: str | None) -> bool:
+    if host is None or host == "localhost":
+        return host is not None
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    mapped = getattr(address, "ipv4_mapped", None)
+    return (mapped or address).is_loopback
+
+
+def refuse_cross_site(
+    connection: ASGIConnection,  # type: ignore[type-arg]
+    _: BaseRouteHandler,
+) -> None:
+    """Guard of routes that change something: not from another site's page.
+
+    Browsers say so in Sec-Fetch-Site; programs that aren't browsers don't send it. Safari
+    before 16.4 doesn't either, but sends an Origin.
+
+    Raises:
+        PermissionDeniedException: another site asks.
+    """
+    site = connection.headers.get("sec-fetch-site")
+    origin = connection.headers.get("origin")
+    if site is None and origin is not None:
+        same = urlsplit(origin).netloc == connection.headers.get("host")
+        site = "same-origin" if same else "cross-site"
+    if site not in {None, "same-origin", "none"}:
+        raise PermissionDeniedException("Another web site may not do this.")

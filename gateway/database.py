@@ -1,0 +1,152 @@
+"""The gateway's connections to PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any, Protocol
+
+import asyncpg
+
+from gateway.errors import DatabaseUnavailable
+from pg.connect import async_pool
+
+log = logging.getLogger(__name__)
+
+Row = Any
+"""An ``asyncpg.Record``: values by column name."""
+
+_LOST = (
+    OSError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.InterfaceError,
+)
+_REFUSED = (
+    asyncpg.TooManyConnectionsError,
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
+)
+_NOT_MIGRATED = (
+    asyncpg.InvalidSchemaNameError,
+    asyncpg.UndefinedTableError,
+    asyncpg.UndefinedColumnError,
+    asyncpg.UndefinedFunctionError,
+    asyncpg.UndefinedObjectError,
+)
+
+
+class Queries(Protocol):
+    """What the routes need of a database."""
+
+    async def open(self) -> None:
+        """Get ready. The server may be away."""
+
+    async def close(self) -> None:
+        """Let go of every connection."""
+
+    async def fetch(self, sql: str, *values: object) -> list[Row]:
+        """Run a statement and return its rows.
+
+        Raises:
+            DatabaseUnavailable: no answer to be had; says what to do.
+        """
+
+    async def fetch_one(self, sql: str, *values: object) -> Row | None:
+        """Run a statement and return its first row, or None."""
+
+
+class Database:
+    """A pool of connections, made when first needed.
+
+    Args:
+        url: ``postgresql://user:password@host:port/name``.
+        seconds: a statement that takes longer is cancelled.
+    """
+
+    def __init__(self, url: str, *, seconds: float = 30.0) -> None:
+        self._url = url
+        self._seconds = seconds
+        self._pool: asyncpg.Pool | None = None
+
+    async def open(self) -> None:
+        """Make the pool, without connecting: ``/predict`` works while PostgreSQL is away.
+
+        Raises:
+            UrlError: not a PostgreSQL URL.
+        """
+        self._pool = await async_pool(self._url, min_size=0)
+
+    async def close(self) -> None:
+        """Close the pool; connections in use get five seconds."""
+        pool, self._pool = self._pool, None
+        if pool is None:
+            return
+        try:
+            await asyncio.wait_for(pool.close(), timeout=5.0)
+        except TimeoutError:
+            pool.terminate()
+
+    async def fetch(self, sql: str, *values: object) -> list[Row]:
+        """See `Queries`. Don't send what mustn't run twice: a lost connection is tried again."""
+        try:
+            return await self._fetch(sql, *values)
+        except _LOST:
+            # A pooled connection from before a restart of the server fails once, at first use.
+            log.info("database connection lost, trying once more")
+        try:
+            return await self._fetch(sql, *values)
+        except _LOST as error:
+            raise self._unavailable(error) from error
+
+    async def fetch_one(self, sql: str, *values: object) -> Row | None:
+        """See `Queries`."""
+        rows = await self.fetch(sql, *values)
+        return rows[0] if rows else None
+
+    async def _fetch(self, sql: str, *values: object) -> list[Row]:
+        if self._pool is None:
+            raise DatabaseUnavailable("The gateway is starting or stopping.")
+        try:
+            rows: list[Row] = await self._pool.fetch(sql, *values, timeout=self._seconds)
+        except _REFUSED as error:
+            raise self._unavailable(error) from error
+        except _NOT_MIGRATED as error:
+            raise DatabaseUnavailable(
+                f"The database isn't ready for this version ({error}): run `immich-indexer "
+                "migrate`, or start a worker, which does it."
+            ) from error
+        except (TimeoutError, asyncpg.QueryCanceledError) as error:
+            raise DatabaseUnavailable(
+                f"PostgreSQL took longer than {self._seconds:.0f} s, or is out of reach."
+            ) from error
+        return rows
+
+    def _unavailable(self, error: BaseException) -> DatabaseUnavailable:
+        reason = str(error) or type(error).__name__
+        log.warning("database unavailable reason=%r", reason)
+        return DatabaseUnavailable(
+            f"PostgreSQL can't be used: {reason}. Is it running, and are DB_URL or the DB_* "
+            "variables right? `immich-indexer doctor` says more."
+        )
+
+
+class NoDatabase:
+    """In place of a database where the gateway was started without one."""
+
+    async def open(self) -> None:
+        """Nothing to open."""
+
+    async def close(self) -> None:
+        """Nothing to close."""
+
+    async def fetch(self, sql: str, *values: object) -> list[Row]:  # noqa: ARG002
+        """Always raises DatabaseUnavailable."""
+        raise DatabaseUnavailable("This gateway runs without a database; set DB_URL to search.")
+
+    async def fetch_one(self, sql: str, *values: object) -> Row | None:
+        """Always raises DatabaseUnavailable."""
+        await self.fetch(sql, *values)
+        return None

@@ -1,0 +1,88 @@
+"""What callers are told when something can't be done, and by which status.
+
+==== =====================================================================================
+400  no input, or an image that can't be read
+401  no credentials, or wrong ones
+403  not from here, or not yours
+413  larger than the limits
+422  a request that makes no sense, or asks for a model that isn't served
+500  a model failed
+501  needs a setting that isn't set
+502  a server behind this one answered nonsense
+503  for the moment: a model's weights, the database or Immich is away
+==== =====================================================================================
+
+Immich treats all of them alike: the job fails, and the log shows the status.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from litestar import Request, Response
+from litestar.exceptions import HTTPException, ServiceUnavailableException
+from litestar.exceptions.responses import create_exception_response
+from litestar.types import ExceptionHandlersMap
+
+from indexer.models.types import ImageError, ModelUnavailable
+
+log = logging.getLogger(__name__)
+
+AnyRequest = Request[Any, Any, Any]
+
+
+class Unprocessable(HTTPException):
+    """The request makes no sense; the detail says why."""
+
+    status_code = 422
+
+
+class NotConfigured(HTTPException):
+    """Needs a setting; the detail says which."""
+
+    status_code = 501
+
+
+class BadGateway(HTTPException):
+    """A server behind this one can't be reached or can't be understood."""
+
+    status_code = 502
+
+
+class DatabaseUnavailable(ServiceUnavailableException):
+    """PostgreSQL, or our schema in it, is away; the detail says what to do."""
+
+
+class InferenceError(Exception):
+    """A model failed on this input. The message is for people and has no contents in it."""
+
+
+def _answer(status: int, detail: str) -> Response[dict[str, Any]]:
+    return Response({"status_code": status, "detail": detail}, status_code=status)
+
+
+def _image_error(_: AnyRequest, error: ImageError) -> Response[dict[str, Any]]:
+    return _answer(400, f"The image can't be read: {error}")
+
+
+def _model_unavailable(_: AnyRequest, error: ModelUnavailable) -> Response[dict[str, Any]]:
+    return _answer(503, str(error))
+
+
+def _inference_failed(_: AnyRequest, error: InferenceError) -> Response[dict[str, Any]]:
+    return _answer(500, str(error))
+
+
+def _unexpected(request: AnyRequest, error: Exception) -> Response[dict[str, Any]]:
+    log.error("request failed method=%s path=%s", request.method, request.url.path, exc_info=error)
+    return _answer(500, "Something unexpected failed; the gateway's log says what.")
+
+
+EXCEPTION_HANDLERS: ExceptionHandlersMap = {
+    HTTPException: create_exception_response,
+    ImageError: _image_error,
+    ModelUnavailable: _model_unavailable,
+    InferenceError: _inference_failed,
+    Exception: _unexpected,
+}

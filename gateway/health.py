@@ -1,0 +1,113 @@
+"""Whether the gateway works, for people and for what restarts it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+import msgspec
+from litestar import Response, get
+from litestar.di import NamedDependency
+from litestar.openapi.datastructures import ResponseSpec
+
+from gateway.errors import DatabaseUnavailable
+from gateway.services import Services
+
+_TAGS = ["Health"]
+
+
+class Queue(msgspec.Struct):
+    """Jobs of one task in one state: `waiting`, `retrying`, `running` or `dead`."""
+
+    task: str
+    state: str
+    jobs: int
+    oldest: datetime | None
+
+
+class DatabaseHealth(msgspec.Struct):
+    """`problem` is null where the database can be used."""
+
+    problem: str | None
+    queue: list[Queue]
+
+
+class ClipHealth(msgspec.Struct):
+    """The served model; `problem` is null where it can be used."""
+
+    model: str
+    dim: int
+    problem: str | None
+
+
+class Health(msgspec.Struct):
+    """How everything is.
+
+    Attributes:
+        status: `ok`, or `degraded` where something has a problem.
+        faces: `forwarded` to `IMMICH_API`, or `off`.
+        engine: what waits for the models and what they have done, by model and lane.
+    """
+
+    status: str
+    database: DatabaseHealth
+    clip: ClipHealth
+    faces: str
+    engine: dict[str, Any]
+
+
+class Live(msgspec.Struct):
+    """`status` is `ok`."""
+
+    status: str
+
+
+class Ready(msgspec.Struct):
+    """`problem` is null where requests can be served."""
+
+    status: str
+    problem: str | None
+
+
+@get("/health", tags=_TAGS, summary="How everything is")
+async def health(services: NamedDependency[Services]) -> Health:
+    """Say how everything is; always 200. `/health/ready` has a status to act on."""
+    database = await _database(services)
+    info = services.inference.clip_info
+    clip = ClipHealth(info.name, info.dim, await services.inference.clip_problem())
+    return Health(
+        status="degraded" if database.problem or clip.problem else "ok",
+        database=database,
+        clip=clip,
+        faces="forwarded" if services.immich_ml.configured else "off",
+        engine=dict(services.engine.stats()),
+    )
+
+
+@get("/health/live", tags=_TAGS, summary="Whether the process runs")
+async def live() -> Live:
+    """Answer 200 as long as the process can answer; restart it when it doesn't."""
+    return Live("ok")
+
+
+@get(
+    "/health/ready",
+    tags=_TAGS,
+    summary="Whether requests can be served",
+    responses={503: ResponseSpec(Ready, description="The database is away")},
+)
+async def ready(services: NamedDependency[Services]) -> Response[Ready]:
+    """Answer 503 while the database is away. Missing CLIP weights don't count: text is found."""
+    try:
+        await services.database.fetch("SELECT 1 FROM indexer_v1.setting LIMIT 1")
+    except DatabaseUnavailable as error:
+        return Response(Ready("unavailable", error.detail), status_code=503)
+    return Response(Ready("ok", None))
+
+
+async def _database(services: Services) -> DatabaseHealth:
+    try:
+        rows = await services.database.fetch("SELECT * FROM indexer_v1.queue()")
+    except DatabaseUnavailable as error:
+        return DatabaseHealth(error.detail, [])
+    return DatabaseHealth(None, [Queue(**dict(row)) for row in rows])

@@ -1,0 +1,128 @@
+"""The engine, for coroutines: decodes off the event loop, waits with a limit, checks answers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+import numpy as np
+from litestar.exceptions import ServiceUnavailableException
+
+from gateway.errors import InferenceError
+from indexer.models import images
+from indexer.models.batching import EngineBusy, EngineClosed
+from indexer.models.engine import Engine
+from indexer.models.images import Photo
+from indexer.models.types import ClipInfo, Embedding, Lane, Line, ModelUnavailable, OcrOptions
+from indexer.settings import Settings
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+# Immich's server gives up on an answer after about 300 s (undici's headersTimeout).
+WAIT_SECONDS = 280.0
+
+# A decoded image may take 3 bytes for each of MAX_IMAGE_PIXELS: few at once.
+_DECODERS = 2
+
+
+class Inference:
+    """Everything is asked for in the interactive lane: somebody is waiting for it."""
+
+    def __init__(self, settings: Settings, engine: Engine) -> None:
+        self._settings = settings
+        self._engine = engine
+        self._decoders = ThreadPoolExecutor(_DECODERS, thread_name_prefix="decode")
+
+    @property
+    def clip_info(self) -> ClipInfo:
+        """The CLIP model that is served, loaded or not."""
+        return self._engine.clip_info
+
+    async def decode(self, data: bytes) -> Photo:
+        """Decode an image file.
+
+        Raises:
+            ImageError: the bytes can't be read as an image; says why.
+        """
+        return await asyncio.get_running_loop().run_in_executor(
+            self._decoders,
+            lambda: images.decode(
+                data,
+                max_bytes=self._settings.max_image_bytes,
+                max_pixels=self._settings.max_image_pixels,
+            ),
+        )
+
+    async def read_text(self, photo: Photo, options: OcrOptions) -> list[Line]:
+        """Read the text in an image.
+
+        Raises:
+            ModelUnavailable, InferenceError
+        """
+        return await _answer_of(self._engine.read_text(photo, options, Lane.INTERACTIVE), "OCR")
+
+    async def embed_image(self, photo: Photo) -> Embedding:
+        """Embed an image with CLIP; shape (dim,), float32, of length 1.
+
+        Raises:
+            ModelUnavailable, InferenceError
+        """
+        return self._checked(
+            await _answer_of(self._engine.embed_image(photo, Lane.INTERACTIVE), "CLIP")
+        )
+
+    async def embed_text(self, text: str) -> Embedding:
+        """Embed a text with CLIP; shape (dim,), float32, of length 1.
+
+        Raises:
+            ModelUnavailable, InferenceError
+        """
+        return self._checked(
+            await _answer_of(self._engine.embed_text(text, Lane.INTERACTIVE), "CLIP")
+        )
+
+    async def clip_problem(self) -> str | None:
+        """Why CLIP can't be served now, or None. Looks at the disk, so off the event loop."""
+        return await asyncio.to_thread(self._engine.clip_problem)
+
+    def close(self) -> None:
+        """Let the decoders go. The engine is its owner's to close."""
+        self._decoders.shutdown(wait=False, cancel_futures=True)
+
+    def _checked(self, embedding: Embedding) -> Embedding:
+        # Immich keeps a query's vector for its next 100 searches, and a picture's for good.
+        expected = (self.clip_info.dim,)
+        if embedding.shape != expected or not np.isfinite(embedding).all():
+            raise InferenceError(
+                f"CLIP gave a vector of shape {embedding.shape} where {expected} finite numbers "
+                "were due. It isn't passed on; check the weights file and CLIP_MODEL."
+            )
+        return embedding
+
+
+async def _answer_of(future: Future[T], model: str) -> T:
+    try:
+        async with asyncio.timeout(WAIT_SECONDS):
+            return await asyncio.wrap_future(future)
+    except TimeoutError:
+        raise ServiceUnavailableException(
+            f"{model} had no turn within {WAIT_SECONDS:.0f} s; too much is waiting before it."
+        ) from None
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if future.cancelled() and task is not None and not task.cancelling():
+            raise ServiceUnavailableException(f"{model} is shutting down.") from None
+        raise
+    except (EngineBusy, EngineClosed) as error:
+        raise ServiceUnavailableException(f"{model}: {error}.") from None
+    except ModelUnavailable:
+        raise
+    except Exception as error:
+        log.exception("inference failed model=%s", model)
+        raise InferenceError(
+            f"{model} failed on this input ({type(error).__name__}); the gateway's log says more."
+        ) from error

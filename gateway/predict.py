@@ -1,0 +1,151 @@
+"""Immich's machine-learning routes: what its server is pointed at in place of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Any
+
+from litestar import MediaType, Response, get, post
+from litestar.di import NamedDependency
+from litestar.exceptions import ClientException
+from litestar.exceptions.http_exceptions import RequestEntityTooLarge
+from litestar.openapi.datastructures import ResponseSpec
+
+from gateway.errors import AnyRequest, Unprocessable
+from gateway.forms import read_body, read_form
+from gateway.immich_ml import (
+    Asked,
+    clip_answer,
+    legacy_ocr_answer,
+    ocr_answer,
+    parse_entries,
+)
+from gateway.openapi import Problem, multipart_operation
+from gateway.services import Services
+from indexer.models.images import Photo
+
+log = logging.getLogger(__name__)
+
+_MAX_TEXT_BYTES = 64 * 1024
+_TAGS = ["Immich's machine learning"]
+
+
+@get("/", tags=_TAGS, summary="Say what this is, as Immich's ML server does")
+async def root() -> dict[str, str]:
+    """Answer as Immich's own ML server does."""
+    return {"message": "Immich ML"}
+
+
+@get("/ping", media_type=MediaType.TEXT, tags=_TAGS, summary="Say that the server runs")
+async def ping() -> str:
+    """Answer ``pong``. Immich asks every 30 s and waits for 2 s; MT Photos asks too."""
+    return "pong"
+
+
+@post(
+    "/predict",
+    status_code=200,
+    tags=_TAGS,
+    summary="Run models on one image or text",
+    operation_class=multipart_operation(
+        required={
+            "entries": "JSON: `{task: {type: {modelName, options}}}`. Tasks `clip` (`visual` or "
+            "`textual`) and `ocr` (`detection` with `recognition`) are served here; others, "
+            "`facial-recognition` above all, are passed on to `IMMICH_API`."
+        },
+        optional={"text": "For `clip` `textual`."},
+        files={"image": "For every other task: an image file."},
+    ),
+    responses={
+        400: ResponseSpec(Problem, description="No input for a task, or an unreadable image"),
+        413: ResponseSpec(Problem, description="Larger than `MAX_IMAGE_BYTES`"),
+        422: ResponseSpec(Problem, description="Bad entries, or a CLIP model not served here"),
+        500: ResponseSpec(Problem, description="A model failed"),
+        501: ResponseSpec(Problem, description="Faces, and `IMMICH_API` isn't set"),
+        502: ResponseSpec(Problem, description="`IMMICH_API` doesn't answer"),
+        503: ResponseSpec(Problem, description="A model's weights are missing; says which file"),
+    },
+)
+async def predict(request: AnyRequest, services: NamedDependency[Services]) -> Response[Any]:
+    """Run the tasks of ``entries`` on ``image`` or ``text``, each under its own name.
+
+    An image is decoded once for all of them. `clip` is a string that holds a JSON array; `ocr`
+    has the lists `text`, `box` (eight numbers a line, 0..1), `boxScore` and `textScore`;
+    `imageHeight` and `imageWidth` are added when an image was sent.
+    """
+    parts = await read_form(request)
+    if "entries" not in parts:
+        raise Unprocessable("The part `entries` is missing.")
+    asked = parse_entries(parts["entries"], services.settings)
+    log.debug("predict tasks=%s", asked)
+    if asked.elsewhere:
+        services.immich_ml.check(asked.elsewhere)
+        if not asked.here:
+            return await services.immich_ml.pass_on(request.headers, await read_body(request))
+    _check(asked, parts, services)
+    here, elsewhere = await asyncio.gather(
+        _here(asked, parts, services), _elsewhere(asked, parts, request, services)
+    )
+    return Response(elsewhere | here, media_type=MediaType.JSON)
+
+
+def _check(asked: Asked, parts: dict[str, bytes], services: Services) -> None:
+    """Refuse what can't be done, before anything is."""
+    if asked.clip:
+        services.clip_names.check(asked.clip.model_name, services.inference.clip_info)
+    if "image" not in parts and "text" not in parts:
+        raise ClientException("Either image or text must be provided.")
+    textual = asked.clip is not None and asked.clip.kind == "textual"
+    if "image" not in parts and (asked.ocr or not textual):
+        raise ClientException("Task ocr, and type visual of clip, take an image, not a text.")
+    if "text" not in parts and textual:
+        raise ClientException("Type textual of clip takes a text, not an image.")
+
+
+async def _here(asked: Asked, parts: dict[str, bytes], services: Services) -> dict[str, Any]:
+    """Do what is done by this server's own models."""
+    photo = await services.inference.decode(parts["image"]) if "image" in parts else None
+    clip, ocr = await asyncio.gather(
+        _clip(asked, photo, parts, services), _ocr(asked, photo, services)
+    )
+    answer = clip | ocr
+    if photo:
+        answer |= {"imageHeight": photo.height, "imageWidth": photo.width}
+    return answer
+
+
+async def _clip(
+    asked: Asked, photo: Photo | None, parts: dict[str, bytes], services: Services
+) -> dict[str, Any]:
+    if asked.clip is None:
+        return {}
+    if asked.clip.kind == "visual" and photo:
+        return {"clip": clip_answer(await services.inference.embed_image(photo))}
+    return {"clip": clip_answer(await services.inference.embed_text(_text(parts["text"])))}
+
+
+async def _ocr(asked: Asked, photo: Photo | None, services: Services) -> dict[str, Any]:
+    if asked.ocr is None or photo is None:
+        return {}
+    lines = await services.inference.read_text(photo, asked.ocr.options)
+    return legacy_ocr_answer(lines, photo) if asked.ocr.legacy else {"ocr": ocr_answer(lines)}
+
+
+async def _elsewhere(
+    asked: Asked, parts: dict[str, bytes], request: AnyRequest, services: Services
+) -> dict[str, Any]:
+    """Have the other tasks of a mixed request done by Immich's own ML server."""
+    if not asked.elsewhere:
+        return {}
+    inputs = {name: part for name, part in parts.items() if name in {"image", "text"}}
+    return await services.immich_ml.ask(asked.elsewhere, inputs, request.headers)
+
+
+def _text(raw: bytes) -> str:
+    if len(raw) > _MAX_TEXT_BYTES:
+        raise RequestEntityTooLarge(f"The text is longer than {_MAX_TEXT_BYTES:,} bytes.")
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        raise Unprocessable("The text isn't UTF-8.") from None

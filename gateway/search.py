@@ -1,0 +1,178 @@
+"""Search over HTTP: the query's text is embedded here, the ranking is PostgreSQL's."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+from uuid import UUID
+
+import msgspec
+import pgvector
+from litestar import get, post
+from litestar.di import NamedDependency
+from litestar.openapi.datastructures import ResponseSpec
+from litestar.params import JSONBody, QueryParameter
+from msgspec import Meta
+
+from gateway.auth import Caller
+from gateway.database import Queries, Row
+from gateway.openapi import IMMICH_USER, Problem
+from gateway.services import Services
+from indexer.models.types import Embedding
+
+MAX_QUERY_LENGTH = 500
+MAX_LIMIT = 200
+MAX_OFFSET = 5000
+
+Method = Literal["rrf", "weighted"]
+
+_QUERY = (
+    "Words in the picture, or what it shows. `发票 2024` both, `发票 OR 收据` either, "
+    '`"上海 虹桥"` exactly, `-作废` not, `ocr:发票` by the text in it alone.'
+)
+_METHOD = (
+    "`rrf`: reciprocal rank fusion of the two rankings; `weighted`: the mean of the two scores."
+)
+_RESPONSES = {
+    400: ResponseSpec(Problem, description="A parameter is missing or out of its range"),
+    401: ResponseSpec(Problem, description="Attached to Immich: no credentials, or wrong ones"),
+    403: ResponseSpec(Problem, description="Folder mode: not from this computer"),
+    501: ResponseSpec(Problem, description="Attached to Immich, and `IMMICH_URL` isn't set"),
+    503: ResponseSpec(Problem, description="PostgreSQL or Immich is away; says what to do"),
+}
+
+
+class SearchRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """What to search for, and which page of it."""
+
+    q: Annotated[str, Meta(max_length=MAX_QUERY_LENGTH, description=_QUERY)]
+    limit: Annotated[int, Meta(ge=1, le=MAX_LIMIT, description="Results on a page.")] = 50
+    offset: Annotated[int, Meta(ge=0, le=MAX_OFFSET, description="Results to skip.")] = 0
+    method: Annotated[Method, Meta(description=_METHOD)] = "rrf"
+
+
+class SearchResult(msgspec.Struct):
+    """One photo: where it stands on each side, and why. A side without it has nulls."""
+
+    asset_id: UUID
+    file_name: str
+    path: str
+    score: float
+    text_rank: int | None
+    text_score: float | None
+    vector_rank: int | None
+    vector_distance: float | None
+
+
+class SearchAnswer(msgspec.Struct):
+    """A page of results, best first.
+
+    Attributes:
+        picture_search: whether what pictures show was searched too; not for `ocr:`, nor while
+            CLIP is away.
+        picture_problem: why CLIP is away; null where it isn't.
+        next_offset: the next page's offset; null on the last one.
+    """
+
+    results: list[SearchResult]
+    picture_search: bool
+    picture_problem: str | None
+    next_offset: int | None
+
+
+@get(
+    "/search",
+    tags=["Search"],
+    summary="Search the photos",
+    security=IMMICH_USER,
+    responses=_RESPONSES,
+)
+async def search(
+    services: NamedDependency[Services],
+    caller: NamedDependency[Caller],
+    q: Annotated[str, QueryParameter(description=_QUERY, max_length=MAX_QUERY_LENGTH)],
+    limit: Annotated[
+        int, QueryParameter(description="Results on a page.", ge=1, le=MAX_LIMIT)
+    ] = 50,
+    offset: Annotated[int, QueryParameter(description="Results to skip.", ge=0, le=MAX_OFFSET)] = 0,
+    method: Annotated[Method, QueryParameter(description=_METHOD)] = "rrf",
+) -> SearchAnswer:
+    """Find photos by the text in them and by what they show, in one ranking."""
+    return await _search(SearchRequest(q, limit, offset, method), services, caller)
+
+
+@post(
+    "/search",
+    status_code=200,
+    tags=["Search"],
+    summary="Search the photos (JSON)",
+    security=IMMICH_USER,
+    responses=_RESPONSES,
+)
+async def search_json(
+    data: JSONBody[SearchRequest],
+    services: NamedDependency[Services],
+    caller: NamedDependency[Caller],
+) -> SearchAnswer:
+    """Do the same as `GET /search`; what is searched for isn't in the URL, nor in proxies' logs."""
+    return await _search(data, services, caller)
+
+
+async def _search(asked: SearchRequest, services: Services, caller: Caller) -> SearchAnswer:
+    query = asked.q.replace("\x00", " ")  # PostgreSQL's text can't hold it
+    embedding, problem = await _embed(query, services)
+    rows = await _ranked(
+        services.database,
+        query=query,
+        embedding=embedding,
+        owners=await caller.owners(services.database),
+        # one more than asked for, to know whether there is a next page
+        max_results=asked.limit + 1,
+        skip=asked.offset,
+        method=asked.method,
+    )
+    more = len(rows) > asked.limit and asked.offset + asked.limit <= MAX_OFFSET
+    return SearchAnswer(
+        results=[SearchResult(**dict(row)) for row in rows[: asked.limit]],
+        picture_search=embedding is not None,
+        picture_problem=problem,
+        next_offset=asked.offset + asked.limit if more else None,
+    )
+
+
+async def _embed(query: str, services: Services) -> tuple[Embedding | None, str | None]:
+    """Return the embedding of what the query says of the picture, or why there is none."""
+    row = await services.database.fetch_one("SELECT picture FROM indexer_v1.parse_query($1)", query)
+    if row is None or row["picture"] is None:
+        return None, None
+    if problem := await services.inference.clip_problem():
+        return None, problem
+    return await services.inference.embed_text(row["picture"]), None
+
+
+async def _ranked(
+    database: Queries,
+    *,
+    query: str,
+    embedding: Embedding | None,
+    owners: list[UUID] | None,
+    max_results: int,
+    skip: int,
+    method: Method,
+) -> list[Row]:
+    """Call the search function in SQL; its arguments and columns are described there."""
+    return await database.fetch(
+        """
+        SELECT s.asset_id, a."originalFileName" AS file_name, a."originalPath" AS path, s.score,
+               s.text_rank, s.text_score, s.vector_rank, s.vector_distance
+        FROM indexer_v1.search(query => $1, embedding => $2, owners => $3, max_results => $4,
+                               skip => $5, method => $6) WITH ORDINALITY AS s
+        JOIN asset a ON a.id = s.asset_id
+        ORDER BY s.ordinality
+        """,
+        query,
+        None if embedding is None else pgvector.Vector(embedding),
+        owners,
+        max_results,
+        skip,
+        method,
+    )

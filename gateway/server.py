@@ -1,0 +1,117 @@
+"""Serving the application: in the main thread until a signal, or in a thread beside others."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import uvicorn
+from litestar import Litestar
+
+from indexer.settings import Settings
+
+log = logging.getLogger(__name__)
+
+_GRACE_SECONDS = 30
+_START_SECONDS = 60.0
+
+
+class BindError(Exception):
+    """The address can't be listened on; the message says why and what to change."""
+
+
+def make_server(app: Litestar, settings: Settings) -> uvicorn.Server:
+    """Make a server; ``should_exit = True`` stops it from another thread."""
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            host=settings.host,
+            port=settings.port,
+            lifespan="on",
+            # Who is local, and who is asking, is decided by the connection itself.
+            proxy_headers=False,
+            server_header=False,
+            log_config=None,
+            access_log=False,
+            # h11 bounds what a request's head may take; httptools doesn't.
+            http="h11",
+            h11_max_incomplete_event_size=64 * 1024,
+            limit_concurrency=512,
+            # Longer than Immich keeps an idle connection, so that it never meets a closing one.
+            timeout_keep_alive=75,
+            timeout_graceful_shutdown=_GRACE_SECONDS,
+        )
+    )
+
+
+def serve(app: Litestar, settings: Settings) -> None:
+    """Serve until SIGINT or SIGTERM; requests that run then get 30 s. For the main thread.
+
+    Raises:
+        BindError
+    """
+    with _listening(settings) as listener:
+        log.info("listening url=%s", _url(settings.host, listener))
+        make_server(app, settings).run(sockets=[listener])
+
+
+@contextmanager
+def running(app: Litestar, settings: Settings) -> Iterator[str]:
+    """Serve from a thread of its own, as long as the context lasts. Yields the URL.
+
+    Raises:
+        BindError
+        RuntimeError: the application didn't start; the log says why.
+    """
+    with _listening(settings) as listener:
+        server = make_server(app, settings)
+        thread = threading.Thread(
+            target=server.run, args=([listener],), name="gateway", daemon=True
+        )
+        thread.start()
+        try:
+            _wait_until_started(server, thread)
+            yield _url(settings.host, listener)
+        finally:
+            server.should_exit = True
+            thread.join(_GRACE_SECONDS + 5)
+
+
+def _wait_until_started(server: uvicorn.Server, thread: threading.Thread) -> None:
+    deadline = time.monotonic() + _START_SECONDS
+    while not server.started:
+        if not thread.is_alive() or time.monotonic() > deadline:
+            raise RuntimeError("The gateway did not start; its log says why.")
+        time.sleep(0.01)
+
+
+@contextmanager
+def _listening(settings: Settings) -> Iterator[socket.socket]:
+    family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
+    # With the protocol named, asyncio turns Nagle's algorithm off (CPython's _set_nodelay);
+    # socket.create_server() doesn't name it, and every answer then waits for 40 ms.
+    listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+    try:
+        if os.name == "posix":
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((settings.host, settings.port))
+        listener.listen(2048)
+    except OSError as error:
+        listener.close()
+        raise BindError(
+            f"Can't listen on {settings.host} port {settings.port}: {error.strerror or error}. "
+            "Is another gateway (or Immich's ML server) running? Set HOST or PORT to change it."
+        ) from None
+    with listener:
+        yield listener
+
+
+def _url(host: str, listener: socket.socket) -> str:
+    port = listener.getsockname()[1]
+    shown = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - shown, not bound
+    return f"http://[{shown}]:{port}" if ":" in shown else f"http://{shown}:{port}"

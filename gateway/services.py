@@ -1,0 +1,51 @@
+"""What the routes of one application share; made by `gateway.app.create_app`."""
+
+from __future__ import annotations
+
+from litestar.di import NamedDependency
+
+from gateway.auth import Caller, ImmichUsers, check_local
+from gateway.clip_names import ClipNames
+from gateway.database import NoDatabase, Queries
+from gateway.errors import AnyRequest
+from gateway.faces import ImmichMl
+from gateway.inference import Inference
+from indexer.models.engine import Engine
+from indexer.settings import Settings
+
+
+class Services:
+    """One of each, opened and closed with the application."""
+
+    def __init__(self, settings: Settings, engine: Engine, database: Queries | None) -> None:
+        self.settings = settings
+        self.engine = engine
+        self.inference = Inference(settings, engine)
+        self.clip_names = ClipNames()
+        self.database: Queries = database or NoDatabase()
+        self.immich_ml = ImmichMl(settings.immich_api)
+        self.users = ImmichUsers(settings.immich_url)
+
+    async def open(self) -> None:
+        """Open what needs the event loop. Nothing that is away keeps it from starting."""
+        await self.database.open()
+
+    async def close(self) -> None:
+        """Close everything but the engine, which isn't ours."""
+        self.inference.close()
+        await self.immich_ml.close()
+        await self.users.close()
+        await self.database.close()
+
+
+async def provide_caller(request: AnyRequest, services: NamedDependency[Services]) -> Caller:
+    """Say which photos a request may see; the dependency ``caller`` of routes that show any.
+
+    Raises:
+        NotAuthorizedException, PermissionDeniedException, NotConfigured,
+        ServiceUnavailableException: see `gateway.auth`.
+    """
+    if services.settings.attached:
+        return Caller(await services.users.user(request))
+    check_local(request)
+    return Caller(None)
