@@ -1,0 +1,29 @@
+"""Where letters and judgement disagree: ``python -m tests.judged.check``.
+
+A text that has the letters of a query but isn't judged to answer it must be in its `lookalikes`;
+one that answers it without having the letters, in its `variants`. Whatever is in neither was
+overlooked.
+"""
+
+from __future__ import annotations
+
+from tests.judged.judged import Query, literal_matches, queries
+
+
+def overlooked(query: Query) -> tuple[list[str], list[str]]:
+    """Texts with the letters that nobody decided about, and answers that unexpectedly lack them."""
+    literal = literal_matches(query.q)
+    undecided = set(literal) - set(query.relevant) - set(query.lookalikes)
+    unlike = set(query.relevant) - set(literal) - set(query.variants)
+    return sorted(undecided), sorted(unlike)
+
+
+def main() -> None:
+    for query in queries():
+        undecided, unlike = overlooked(query)
+        if undecided or unlike:
+            print(f"{query.q}: undecided {undecided}, without the letters {unlike}")  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()
