@@ -100,9 +100,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = 736
 
     # Worker
-    batch_size: Annotated[int, Meta(ge=1, le=256, description="Photos a worker claims at once.")] = (
-        16
-    )
+    batch_size: Annotated[
+        int, Meta(ge=1, le=256, description="Photos a worker claims at once.")
+    ] = 16
     lease_seconds: Annotated[
         float, Meta(ge=1, description="A claimed job is free again after this long unrenewed.")
     ] = 120.0

@@ -11,19 +11,24 @@ import hashlib
 import logging
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any, Literal
+from typing import Literal
 
-import psycopg
 from psycopg import sql
+
+from pg.connect import Connection
+from pg.query import fetch_one, fetch_value
 
 log = logging.getLogger(__name__)
 
-SCHEMA = "indexer_v1"
-Connection = psycopg.Connection[tuple[Any, ...]]
 Tokenizer = Literal["zhparser", "bigram"]
 
 # Any number will do as long as nobody else uses it: "immich-indexer" on a telephone keypad.
 _ADVISORY_LOCK = 4664_2446
+
+
+def create_library_tables(connection: Connection) -> None:
+    """Make the tables of folder mode, named as Immich's. Safe to repeat."""
+    connection.execute((files("pg") / "sql" / "library.sql").read_bytes())
 
 
 class MigrationError(Exception):
@@ -74,8 +79,7 @@ def migrate(
         applied = _run_migrations(connection)
         chosen = _choose_tokenizer(connection, tokenizer)
         applied += _run_functions(connection, chosen, vector.version)
-        row = connection.execute("SELECT indexer_v1.ensure_triggers()").fetchone()
-        triggers = int(row[0]) if row else 0
+        triggers: int = fetch_value(connection, "SELECT indexer_v1.ensure_triggers()")
         stale = stale_rows(connection)
     for name in applied:
         log.info("applied %s", name)
@@ -84,10 +88,10 @@ def migrate(
 
 def stale_rows(connection: Connection) -> int:
     """How many texts were tokenized by another tokenizer than the one in use."""
-    row = connection.execute(
-        "SELECT count(*) FROM indexer_v1.ocr WHERE tokenizer <> indexer_v1.tokenizer()"
-    ).fetchone()
-    return int(row[0]) if row else 0
+    stale: int = fetch_value(
+        connection, "SELECT count(*) FROM indexer_v1.ocr WHERE tokenizer <> indexer_v1.tokenizer()"
+    )
+    return stale
 
 
 def retokenize(connection: Connection, chunk: int = 500) -> int:
@@ -119,11 +123,11 @@ def _check(connection: Connection) -> _Vector:
     """The database is one we can live in; where its vector extension is."""
     if connection.info.server_version < 140000:
         raise MigrationError("PostgreSQL 14 or later is needed, as Immich itself does.")
-    tables = connection.execute(
+    tables = fetch_one(
+        connection,
         "SELECT to_regclass('public.asset') IS NOT NULL, to_regclass('public.assets') IS NOT NULL,"
-        " to_regclass('public.asset_file') IS NOT NULL, current_database()"
-    ).fetchone()
-    assert tables is not None
+        " to_regclass('public.asset_file') IS NOT NULL, current_database()",
+    )
     if not (tables[0] and tables[2]):
         found = "an Immich before 2.3" if tables[1] else "no Immich"
         raise MigrationError(
@@ -169,7 +173,7 @@ def _recorded(connection: Connection, folder: str) -> dict[str, str]:
     rows = connection.execute(
         "SELECT name, sha256 FROM indexer_v1.migration WHERE starts_with(name, %s)", [folder + "/"]
     ).fetchall()
-    return {name: sha256 for name, sha256 in rows}
+    return dict(rows)
 
 
 def _record(connection: Connection, name: str, sha256: str) -> None:
@@ -206,11 +210,11 @@ def _run_migrations(connection: Connection) -> list[str]:
 def _choose_tokenizer(
     connection: Connection, wanted: Literal["auto", "zhparser", "bigram"]
 ) -> Tokenizer:
-    row = connection.execute(
+    row = fetch_one(
+        connection,
         "SELECT EXISTS (SELECT FROM pg_extension WHERE extname = 'zhparser'),"
-        " (SELECT value FROM indexer_v1.setting WHERE name = 'tokenizer')"
-    ).fetchone()
-    assert row is not None
+        " (SELECT value FROM indexer_v1.setting WHERE name = 'tokenizer')",
+    )
     installed, recorded = bool(row[0]), row[1]
     if wanted == "zhparser" and not installed:
         raise MigrationError(

@@ -356,13 +356,14 @@ BEGIN
        = use_clip_model.name || '/' || dim THEN
         RETURN false;
     END IF;
+    -- First the row that writers of embeddings share-lock: they wait here, or this waits for them.
+    INSERT INTO indexer_v1.setting VALUES ('clip_model', use_clip_model.name || '/' || dim)
+    ON CONFLICT ON CONSTRAINT setting_pkey DO UPDATE SET value = excluded.value;
     TRUNCATE indexer_v1.clip;
     DROP INDEX indexer_v1.clip_embedding_idx;
     EXECUTE format('ALTER TABLE indexer_v1.clip ALTER COLUMN embedding TYPE halfvec(%s)', dim);
     CREATE INDEX clip_embedding_idx ON indexer_v1.clip USING hnsw (embedding halfvec_cosine_ops)
         WITH (m = 16, ef_construction = 100);
-    INSERT INTO indexer_v1.setting VALUES ('clip_model', use_clip_model.name || '/' || dim)
-    ON CONFLICT ON CONSTRAINT setting_pkey DO UPDATE SET value = excluded.value;
     RETURN true;
 END
 $$;

@@ -1,0 +1,286 @@
+"""The commands of `immich-indexer`. Each puts parts together; the parts are elsewhere."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Literal, NoReturn
+from uuid import UUID
+
+import click
+import msgspec
+import psycopg
+from rich.console import Console
+from rich.progress import track
+
+from gateway.server import BindError
+from immich_indexer import doctor as doctor_module
+from immich_indexer import results
+from immich_indexer import status as status_module
+from immich_indexer.demo import demo as run_demo
+from immich_indexer.runtime import SAMPLES, configure_logging, database, load_settings, prepare, run
+from indexer import library
+from indexer.models.engine import Engine
+from indexer.settings import Settings, SettingsError
+from pg.connect import UnreachableError, UrlError, connect
+from pg.embedded import ServerError
+from pg.migrate import MigrationError, stale_rows
+from pg.migrate import retokenize as retokenize_chunk
+
+_ADVICE = (
+    SettingsError,
+    UrlError,
+    UnreachableError,
+    ServerError,
+    MigrationError,
+    BindError,
+    NotADirectoryError,
+)
+
+console = Console()
+pass_settings = click.make_pass_decorator(Settings)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="immich-indexer")
+@click.pass_context
+def cli(context: click.Context) -> None:
+    """Chinese picture and text search for self-hosted Immich.
+
+    Settings are environment variables; the README has them in one table. Without DB_URL (or
+    Immich's DB_HOSTNAME) a folder of photos is searched, with a PostgreSQL of its own.
+    """
+    context.obj = load_settings()
+    configure_logging(context.obj.log_level)
+
+
+@cli.command()
+@click.option(
+    "--photos",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="A folder of photos of your own, instead of the samples.",
+)
+@click.option("--once", is_flag=True, help="End after the sample queries; don't serve.")
+@pass_settings
+def demo(settings: Settings, photos: Path | None, once: bool) -> None:
+    """Index a folder of photos, answer some queries, then serve on 127.0.0.1."""
+    if settings.attached:
+        raise click.UsageError(
+            "The demo is for a folder of photos; DB_URL (or DB_HOSTNAME) is set. For Immich: serve."
+        )
+    if photos is not None:
+        settings = msgspec.structs.replace(settings, photos_dir=photos.expanduser().resolve())
+    if "LOG_LEVEL" not in os.environ:
+        logging.getLogger().setLevel(logging.WARNING)  # the bar and the tables say it better
+    run_demo(settings, settings.photos_dir or SAMPLES, console, once)
+
+
+@cli.command()
+@pass_settings
+def serve(settings: Settings) -> None:
+    """Run the gateway and a worker in one process. Migrates first."""
+    _run(settings, with_gateway=True, with_worker=True)
+
+
+@cli.command()
+@pass_settings
+def gateway(settings: Settings) -> None:
+    """Run the gateway alone: Immich's machine-learning end point and search."""
+    with database(settings) as url:
+        run(settings, url, Engine(settings), with_gateway=True, with_worker=False)
+
+
+@cli.command()
+@pass_settings
+def worker(settings: Settings) -> None:
+    """Run a worker alone; as many as you like, on as many machines."""
+    with database(settings) as url:
+        # A worker never moves the index to another CLIP model: two of them could fight over it.
+        prepare(url, settings, clip_model=False)
+        run(settings, url, Engine(settings), with_gateway=False, with_worker=True)
+
+
+def _run(settings: Settings, *, with_gateway: bool, with_worker: bool) -> None:
+    with database(settings) as url:
+        prepare(url, settings)
+        engine = Engine(settings)
+        run(settings, url, engine, with_gateway=with_gateway, with_worker=with_worker)
+
+
+@cli.command()
+@click.option(
+    "--clip-model",
+    "clip_model",
+    help="Make the index one of this model; another's embeddings are made again.",
+)
+@pass_settings
+def migrate(settings: Settings, clip_model: str | None) -> None:
+    """Bring the database to this version's layout. Safe to repeat."""
+    if clip_model:
+        settings = msgspec.structs.replace(settings, clip_model=clip_model)
+    with database(settings) as url:
+        report = prepare(url, settings, clip_model=bool(clip_model))
+    for name in report.applied:
+        console.print(f"applied {name}", highlight=False)
+    console.print(f"The database is up to date; the tokenizer is {report.tokenizer}.")
+    if report.stale_rows:
+        console.print(
+            f"{report.stale_rows} texts are of another one: run immich-indexer retokenize"
+        )
+
+
+@cli.command()
+@click.option("--watch", is_flag=True, help="Show it again every two seconds.")
+@pass_settings
+def status(settings: Settings, watch: bool) -> None:
+    """Show the index, the queue, rate and time left, workers, and failures with their reasons."""
+    problem = Engine(msgspec.structs.replace(settings, clip_download="off")).clip_problem()
+    with database(settings) as url, connect(url) as connection:
+        while True:
+            if watch:
+                console.clear()
+            status_module.show(console, status_module.look(connection), problem)
+            if not watch:
+                return
+            time.sleep(2)
+
+
+@cli.command()
+@click.argument("asset_ids", nargs=-1, required=True, type=click.UUID)
+@click.option("--task", type=click.Choice(["ocr", "clip", "all"]), default="all", show_default=True)
+@click.option(
+    "--wait/--no-wait", default=True, show_default=True, help="Until it is done or failed."
+)
+@pass_settings
+def reprocess(
+    settings: Settings, asset_ids: tuple[UUID, ...], task: Literal["ocr", "clip", "all"], wait: bool
+) -> None:
+    """Redo photos: read them or embed them again, ahead of everything else."""
+    with database(settings) as url, connect(url) as connection:
+        rows = connection.execute(
+            "INSERT INTO indexer_v1.reprocess (asset_id, task) SELECT unnest(%s::uuid[]), %s"
+            " RETURNING id",
+            [list(asset_ids), task],
+        ).fetchall()
+        ids = [row[0] for row in rows]
+        while True:
+            states = connection.execute(
+                "SELECT asset_id, status, finished_at FROM indexer_v1.reprocess WHERE id = ANY (%s)"
+                " ORDER BY id",
+                [ids],
+            ).fetchall()
+            if not wait or all(row[2] for row in states):
+                break
+            time.sleep(0.3)
+    for asset_id, state, _ in states:
+        console.print(f"{asset_id}  {state}", highlight=False)
+    if any(state.startswith("failed") for _, state, _ in states):
+        sys.exit(1)
+
+
+@cli.command()
+@click.argument("query")
+@click.option("--limit", type=click.IntRange(1, 1000), default=10, show_default=True)
+@click.option("--offset", type=click.IntRange(0), default=0)
+@click.option("--method", type=click.Choice(["rrf", "weighted"]), default="rrf", show_default=True)
+@click.option(
+    "--owner",
+    "owners",
+    multiple=True,
+    type=click.UUID,
+    help="Only photos of this Immich user; may be repeated. Default: everybody's.",
+)
+@pass_settings
+def search(
+    settings: Settings,
+    query: str,
+    limit: int,
+    offset: int,
+    method: str,
+    owners: tuple[UUID, ...],
+) -> None:
+    """Search, e.g. '红色的圆', '发票 2024', '"上海 虹桥" -作废', 'ocr:RE16'."""
+    scope = list(owners) or None
+    if settings.photos_dir and not scope:
+        scope = [library.owner_of(settings.photos_dir)]
+    with database(settings) as url, connect(url) as connection:
+        engine = _engine_of_index(settings, connection)
+        try:
+            found = results.search(
+                connection, engine, query, owners=scope, limit=limit, offset=offset, method=method
+            )
+        finally:
+            engine.close()
+    console.print(results.table(query, found))
+
+
+def _engine_of_index(
+    settings: Settings, connection: psycopg.Connection[tuple[object, ...]]
+) -> Engine:
+    """An engine with the model that the index is made with, whatever CLIP_MODEL says."""
+    recorded = status_module.look(connection).clip_model
+    changes = {"clip_model": recorded} if recorded else {}
+    engine = Engine(msgspec.structs.replace(settings, clip_download="off", **changes))
+    if problem := engine.clip_problem():
+        Console(stderr=True).print(f"By text alone: {problem}", style="yellow", highlight=False)
+    return engine
+
+
+@cli.command()
+@click.option(
+    "--tokenizer",
+    type=click.Choice(["zhparser", "bigram"]),
+    help="Change to this one first. For zhparser, CREATE EXTENSION zhparser before; a dump "
+    "of such a database restores only where zhparser is installed.",
+)
+@pass_settings
+def retokenize(settings: Settings, tokenizer: Literal["zhparser", "bigram"] | None) -> None:
+    """Cut the stored texts anew after a change of tokenizer; no image is read again."""
+    if tokenizer:
+        settings = msgspec.structs.replace(settings, tokenizer=tokenizer)
+    with database(settings) as url:
+        report = prepare(url, settings, clip_model=False)
+        with connect(url) as connection:
+            total = stale_rows(connection)
+            chunk = 200
+            for _ in track(range(0, total, chunk), "Retokenizing", console=console):
+                retokenize_chunk(connection, chunk)
+            while retokenize_chunk(connection, chunk):  # what came meanwhile
+                pass
+    console.print(f"{total} texts retokenized with {report.tokenizer}.")
+
+
+@cli.command()
+@click.argument("asset_ids", nargs=-1, type=click.UUID)
+@pass_settings
+def requeue(settings: Settings, asset_ids: tuple[UUID, ...]) -> None:
+    """Try failed photos again: the given ones, or all."""
+    with database(settings) as url, connect(url) as connection:
+        row = connection.execute(
+            "SELECT indexer_v1.requeue(%s)", [list(asset_ids) or None]
+        ).fetchone()
+    console.print(f"{row[0] if row else 0} jobs are waiting again.")
+
+
+@cli.command()
+@pass_settings
+def doctor(settings: Settings) -> None:
+    """Check database, extensions, tokenizer, triggers, weights, media, device. Says what to do."""
+    if not doctor_module.run(settings, console):
+        sys.exit(1)
+
+
+def main() -> NoReturn:
+    """Run a command; what a person can mend is said in a sentence, not a traceback."""
+    try:
+        cli(standalone_mode=True)
+    except _ADVICE as error:
+        click.echo(f"Error: {error}", err=True)
+    except psycopg.errors.InvalidSchemaName:
+        click.echo("Error: no index in this database yet: run immich-indexer migrate", err=True)
+    except psycopg.Error as error:
+        click.echo(f"Error: PostgreSQL: {str(error).strip()}", err=True)
+    sys.exit(1)

@@ -1,0 +1,165 @@
+"""`immich-indexer doctor`: looks at everything that can be wrong, and says what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import msgspec
+import psycopg
+from rich.console import Console
+from rich.text import Text
+
+from immich_indexer.runtime import database
+from indexer.media import Media, MediaAwayError
+from indexer.models.engine import Engine
+from indexer.queue import recorded_clip_model
+from indexer.settings import Settings
+from pg.connect import Connection, UnreachableError, UrlError, connect
+from pg.embedded import ServerError
+from pg.migrate import stale_rows
+from pg.query import fetch_one, fetch_value
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing looked at. advice: what to do; empty where it is fine."""
+
+    what: str
+    found: str
+    advice: str = ""
+    fatal: bool = True
+
+
+def run(settings: Settings, console: Console) -> bool:
+    """Print every finding; False where something keeps the product from working."""
+    fine = True
+    for finding in _findings(settings):
+        sign, style = ("ok  ", "green") if not finding.advice else ("BAD ", "red")
+        if finding.advice and not finding.fatal:
+            sign, style = "note", "yellow"
+        console.print(Text(f"{sign} {finding.what}: {finding.found}", style=style))
+        if finding.advice:
+            console.print(Text(f"     → {finding.advice}"))
+            fine = fine and not finding.fatal
+    return fine
+
+
+def _findings(settings: Settings) -> Iterator[Finding]:
+    yield from _models(settings)
+    try:
+        with database(settings) as url, connect(url) as connection:
+            mode = "Immich's" if settings.attached else "the embedded server's"
+            yield Finding(
+                "database", f"{mode}, PostgreSQL {connection.info.server_version // 10000}"
+            )
+            yield from _extensions(connection)
+            if connection.execute("SELECT to_regclass('indexer_v1.migration')").fetchone() == (
+                None,
+            ):
+                yield Finding("schema", "missing", "run: immich-indexer migrate")
+                return
+            yield from _schema(connection, settings)
+            yield from _media(connection, settings)
+    except (UnreachableError, UrlError, ServerError, psycopg.Error) as error:
+        advice = "see the message; DB_URL (or DB_HOSTNAME …) must name a database that answers"
+        yield Finding("database", " ".join(str(error).split()), advice)
+
+
+def _models(settings: Settings) -> Iterator[Finding]:
+    engine = Engine(msgspec.structs.replace(settings, clip_download="off"))
+    yield Finding("device", engine.device)
+    yield Finding("OCR", engine.ocr_name)
+    problem = engine.clip_problem()
+    info = engine.clip_info
+    if problem:
+        yield Finding("CLIP", "not available; text is indexed all the same", problem, fatal=False)
+    else:
+        yield Finding("CLIP", f"{info.name}, {info.dim} dimensions")
+
+
+def _extensions(connection: Connection) -> Iterator[Finding]:
+    versions: dict[str, str] = dict(
+        connection.execute(
+            "SELECT extname, extversion FROM pg_extension"
+            " WHERE extname IN ('vector', 'vchord', 'zhparser')"
+        ).fetchall()
+    )
+    vector = versions.get("vector")
+    if vector is None:
+        yield Finding("pgvector", "missing", "run CREATE EXTENSION vector in this database")
+    else:
+        old = tuple(map(int, vector.split(".")[:2])) < (0, 8)
+        advice = "0.8 or later fills up searches with selective filters: update it" if old else ""
+        yield Finding("pgvector", vector, advice, fatal=False)
+    if "vchord" in versions:
+        yield Finding("VectorChord", versions["vchord"])
+
+
+def _schema(connection: Connection, settings: Settings) -> Iterator[Finding]:
+    tokenizer, created, available = fetch_one(
+        connection,
+        "SELECT indexer_v1.tokenizer(),"
+        " EXISTS (SELECT FROM pg_extension WHERE extname = 'zhparser'),"
+        " EXISTS (SELECT FROM pg_available_extensions WHERE name = 'zhparser')",
+    )
+    stale = stale_rows(connection)
+    advice = ""
+    if stale:
+        advice = f"{stale} texts are cut by another tokenizer: run immich-indexer retokenize"
+    elif not tokenizer.startswith("zhparser") and (created or available):
+        create = "" if created else "CREATE EXTENSION zhparser, then "
+        advice = (
+            f"zhparser would be more precise: {create}immich-indexer retokenize --tokenizer"
+            " zhparser (dumps then restore only where zhparser is installed)"
+        )
+    yield Finding("tokenizer", tokenizer, advice, fatal=False)
+
+    missing = fetch_value(
+        connection,
+        """
+        SELECT string_agg(wanted, ', ') FROM unnest(ARRAY[
+            'asset_file/immich_indexer_insert', 'asset_file/immich_indexer_update',
+            'asset_file/immich_indexer_delete', 'asset/immich_indexer_update']) AS wanted
+        WHERE NOT EXISTS (
+            SELECT FROM pg_trigger t
+            WHERE t.tgrelid = to_regclass('public.' || split_part(wanted, '/', 1))
+              AND t.tgname = split_part(wanted, '/', 2) AND t.tgenabled <> 'D')
+        """,
+    )
+    if missing:
+        yield Finding("triggers", f"missing: {missing}", "run: immich-indexer migrate")
+    else:
+        yield Finding("triggers", "in place")
+
+    recorded = recorded_clip_model(connection)
+    if recorded not in (None, settings.clip_model):
+        yield Finding(
+            "CLIP model of the index",
+            str(recorded),
+            f"CLIP_MODEL is {settings.clip_model}: set CLIP_MODEL={recorded}, or run immich-indexer"
+            f" migrate --clip-model {settings.clip_model} to embed every photo again",
+            fatal=False,
+        )
+
+
+def _media(connection: Connection, settings: Settings) -> Iterator[Finding]:
+    row = connection.execute(
+        "SELECT path FROM public.asset_file WHERE type = 'preview' ORDER BY id DESC LIMIT 1"
+    ).fetchone()
+    if row is None:
+        yield Finding("media", "no preview in the database yet")
+        return
+    media = Media.parse(settings.media_map)
+    here: Path = media.locate(row[0])
+    try:
+        with here.open("rb"):
+            yield Finding("media", f"{here} can be read")
+    except OSError as error:
+        advice = f"{error.strerror}: mount Immich's media folder here, or set MEDIA_MAP=THERE=HERE"
+        try:
+            media.check_present(row[0])
+        except MediaAwayError as away:
+            advice = f"{away} Or set MEDIA_MAP=THERE=HERE"
+        yield Finding("media", f"{here} (Immich: {row[0]})", advice)

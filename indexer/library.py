@@ -1,0 +1,117 @@
+"""Folder mode: mirrors a folder of photos into the tables that Immich would have filled.
+
+A photo is its own preview. Triggers turn what changed into jobs, as they do for Immich.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from uuid import NAMESPACE_URL, UUID, uuid5
+
+from pg.connect import Connection
+from pg.query import fetch_value
+
+log = logging.getLogger(__name__)
+
+SUFFIXES = frozenset(
+    [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".heic", ".heif", ".avif"]
+    + [".gif", ".bmp", ".tif", ".tiff", ".jp2"]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Changes:
+    """What a scan found: numbers of photos."""
+
+    added: int
+    changed: int
+    removed: int
+    total: int
+
+
+def owner_of(folder: Path) -> UUID:
+    """Whose photos those of a folder are: each folder is an owner, searched by itself."""
+    return uuid5(NAMESPACE_URL, folder.resolve().as_uri())
+
+
+def scan(connection: Connection, folder: Path) -> Changes:
+    """Bring the tables up to date with a folder, in one transaction. Nothing is decoded.
+
+    A file counts as changed when its size or its time of modification has.
+
+    Raises:
+        NotADirectoryError: `folder` isn't a folder that can be read: nothing is removed then.
+    """
+    folder = folder.resolve()
+    if not folder.is_dir():
+        raise NotADirectoryError(f"{folder} isn't a folder")
+    owner = owner_of(folder)
+    with connection.transaction(), connection.cursor() as cursor:
+        cursor.execute(
+            "CREATE TEMP TABLE seen (path text PRIMARY KEY, name text, modified timestamptz,"
+            " mark bytea) ON COMMIT DROP"
+        )
+        with cursor.copy("COPY seen FROM STDIN") as copy:
+            for path, status in _files(folder):
+                modified = datetime.fromtimestamp(status.st_mtime, UTC)
+                mark = hashlib.sha256(f"{status.st_mtime_ns}:{status.st_size}".encode()).digest()
+                copy.write_row([path, os.path.basename(path), modified, mark])
+        removed = cursor.execute(
+            'DELETE FROM public.asset a WHERE a."ownerId" = %s'
+            ' AND NOT EXISTS (SELECT FROM seen s WHERE s.path = a."originalPath")',
+            [owner],
+        ).rowcount
+        # The thumbhash stands for the picture, as in Immich: when it changes, the trigger queues.
+        changed = cursor.execute(
+            'UPDATE public.asset a SET thumbhash = s.mark, "fileModifiedAt" = s.modified'
+            ' FROM seen s WHERE s.path = a."originalPath" AND a."ownerId" = %s'
+            " AND a.thumbhash IS DISTINCT FROM s.mark",
+            [owner],
+        ).rowcount
+        added = cursor.execute(
+            """
+            WITH new_assets AS (
+                INSERT INTO public.asset
+                    ("ownerId", type, "originalPath", "originalFileName", "fileCreatedAt",
+                     "fileModifiedAt", "localDateTime", thumbhash)
+                SELECT %s, 'IMAGE', s.path, s.name, s.modified, s.modified, s.modified, s.mark
+                FROM seen s
+                ON CONFLICT ("originalPath") DO UPDATE SET "ownerId" = excluded."ownerId"
+                    WHERE asset."ownerId" <> excluded."ownerId"
+                RETURNING id, "originalPath"
+            )
+            INSERT INTO public.asset_file ("assetId", type, path)
+            SELECT id, 'preview', "originalPath" FROM new_assets
+            ON CONFLICT ("assetId", type, "isEdited") DO NOTHING
+            """,
+            [owner],
+        ).rowcount
+        total: int = fetch_value(
+            connection, 'SELECT count(*) FROM public.asset WHERE "ownerId" = %s', [owner]
+        )
+    changes = Changes(added, changed, removed, total)
+    log.info("scanned %s: %s", folder, changes)
+    return changes
+
+
+def _files(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
+    """Photos below a folder. Hidden files and folders are left out; links aren't followed."""
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in names:
+            if name.startswith(".") or os.path.splitext(name)[1].lower() not in SUFFIXES:
+                continue
+            path = os.path.join(parent, name)
+            try:
+                path.encode("utf-8")
+                status = os.stat(path)
+            except (OSError, UnicodeEncodeError) as error:
+                log.warning("left out %r: %s", path, error)
+                continue
+            yield path, status

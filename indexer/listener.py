@@ -1,0 +1,126 @@
+"""Wakes the worker: LISTEN by asyncpg in a thread of its own, and a clock that wakes it anyway.
+
+NOTIFY only wakes; the queue is the truth. So a lost message costs a poll, never a job.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from uuid import uuid4
+
+import asyncpg
+
+log = logging.getLogger(__name__)
+
+CHANNEL = "indexer_v1"
+_PROBE_CHANNEL = "indexer_v1_probe"
+_PROBE_SECONDS = 30.0
+_ANSWER_SECONDS = 10.0
+_MAX_BACKOFF_SECONDS = 30.0
+
+
+class Wake:
+    """A bell that several threads wait for: each hears each ring once."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._rings = 0
+
+    def ring(self) -> None:
+        """Wake everyone who waits, and everyone who comes to wait for the first time since."""
+        with self._changed:
+            self._rings += 1
+            self._changed.notify_all()
+
+    @property
+    def rings(self) -> int:
+        """How often it has rung; read it before looking at what the bell announces."""
+        with self._changed:
+            return self._rings
+
+    def wait(self, heard: int, timeout: float) -> None:
+        """Wait until it has rung more often than `heard`, or `timeout` seconds."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._rings > heard, timeout)
+
+
+class Listener:
+    """Rings the bell at every NOTIFY, and after every (re)connection.
+
+    A connection that went deaf without closing is found out by a message to itself.
+
+    Args:
+        url: of the database.
+        wake: the bell.
+    """
+
+    def __init__(self, url: str, wake: Wake) -> None:
+        self._url = url
+        self._wake = wake
+        self._thread = threading.Thread(target=self._main, name="listener", daemon=True)
+        self._loop = asyncio.new_event_loop()
+        self._task: asyncio.Task[None] | None = None
+        self.listening = threading.Event()
+        self.reconnects = 0
+
+    def start(self) -> None:
+        """Start listening; `listening` is set once it does."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop listening and wait for the thread. Idempotent."""
+        if self._thread.is_alive():
+            self._loop.call_soon_threadsafe(lambda: self._task and self._task.cancel())
+            self._thread.join()
+
+    def _main(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._task = self._loop.create_task(self._run())
+        try:
+            self._loop.run_until_complete(self._task)
+        except asyncio.CancelledError:
+            pass
+        finally:
+            self._loop.close()
+
+    async def _run(self) -> None:
+        backoff = 0.5
+        while True:
+            try:
+                await self._listen()
+            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
+                if self.listening.is_set():
+                    backoff = 0.5
+                self.listening.clear()
+                self.reconnects += 1
+                log.warning(
+                    "listener: %s: %s; again in %.1f s", type(error).__name__, error, backoff
+                )
+                await asyncio.sleep(backoff)
+                backoff = min(backoff * 2, _MAX_BACKOFF_SECONDS)
+
+    async def _listen(self) -> None:
+        connection = await asyncpg.connect(
+            self._url,
+            timeout=_ANSWER_SECONDS,
+            command_timeout=_ANSWER_SECONDS,
+            server_settings={"application_name": "immich-indexer listener"},
+        )
+        try:
+            answers: asyncio.Queue[str] = asyncio.Queue()
+            await connection.add_listener(CHANNEL, lambda *_: self._wake.ring())
+            probe = f"{_PROBE_CHANNEL}_{uuid4().hex[:8]}"  # nobody else's probes wake us
+            await connection.add_listener(probe, lambda *message: answers.put_nowait(message[3]))
+            self.listening.set()
+            self._wake.ring()  # whatever was sent before we listened
+            while True:
+                await asyncio.sleep(_PROBE_SECONDS)
+                sent = uuid4().hex
+                await connection.execute("SELECT pg_notify($1, $2)", probe, sent)
+                async with asyncio.timeout(_ANSWER_SECONDS):
+                    while await answers.get() != sent:
+                        pass
+        finally:
+            connection.terminate()

@@ -1,0 +1,134 @@
+"""One claimed batch: read and decode each photo once, infer, say how each job ended."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from itertools import groupby
+
+from indexer.media import Media, MediaAwayError
+from indexer.models.engine import Engine
+from indexer.models.images import Photo, decode, read
+from indexer.models.types import Embedding, ImageError, Lane, Line, ModelUnavailable, OcrOptions
+from indexer.queue import Failure, Job, Outcome, Text, Unchanged, Vector
+from indexer.settings import Settings
+
+log = logging.getLogger(__name__)
+
+# Decoded photos that wait for inference, per batch: enough to keep it busy, few enough for memory.
+_AHEAD = 4
+
+
+@dataclass(frozen=True, slots=True)
+class _Started:
+    """A photo whose inference is under way."""
+
+    photo: Photo
+    jobs: list[Job]
+    inferences: dict[str, Future[list[Line]] | Future[Embedding]]
+
+
+class Processor:
+    """Turns claimed jobs into outcomes. One per process; any number of threads may call it."""
+
+    def __init__(self, settings: Settings, engine: Engine) -> None:
+        self._settings = settings
+        self._engine = engine
+        self._media = Media.parse(settings.media_map)
+        self._options = OcrOptions(
+            settings.ocr_min_box_score, settings.ocr_min_text_score, settings.ocr_max_resolution
+        )
+
+    def run(self, jobs: Sequence[Job], stop: threading.Event) -> Iterator[Outcome]:
+        """Work through a batch; yields outcomes as they come.
+
+        When `stop` is set no further photo is begun; its jobs have no outcome.
+
+        Raises:
+            MediaAwayError: the media folder is away.
+            ModelUnavailable: a model can't be loaded.
+        """
+        photos = [list(group) for _, group in groupby(jobs, key=lambda job: job.asset_id)]
+        ahead: list[_Started] = []
+        for mine in photos:
+            if stop.is_set():
+                break
+            started = self._start(mine)
+            if isinstance(started, list):
+                yield from started
+                continue
+            ahead.append(started)
+            while len(ahead) >= _AHEAD:
+                yield from self._collect(ahead.pop(0))
+        for waiting in ahead:
+            yield from self._collect(waiting)
+
+    def _start(self, jobs: list[Job]) -> _Started | list[Outcome]:
+        """Read and decode a photo, and ask for what its jobs need of it."""
+        path = jobs[0].path
+        if path is None:
+            return _all(jobs, Failure("the photo has no preview", permanent=True))
+        try:
+            data = read(self._media.locate(path), max_bytes=self._settings.max_image_bytes)
+        except OSError as error:
+            self._media.check_present(path)
+            reason = f"can't read {path}: {error.strerror or type(error).__name__}"
+            return _all(jobs, Failure(reason, permanent=False))
+        except ImageError as error:
+            return _all(jobs, Failure(str(error), permanent=True))
+        try:
+            photo = decode(
+                data,
+                max_bytes=self._settings.max_image_bytes,
+                max_pixels=self._settings.max_image_pixels,
+            )
+        except ImageError as error:
+            return _all(jobs, Failure(str(error), permanent=True))
+        ask: dict[str, Callable[[], Future[list[Line]] | Future[Embedding]]] = {
+            "ocr": lambda: self._engine.read_text(photo, self._options, Lane.BULK),
+            "clip": lambda: self._engine.embed_image(photo, Lane.BULK),
+        }
+        wanted = [job.task for job in jobs if not self._unchanged(job, photo)]
+        return _Started(photo, jobs, {task: ask[task]() for task in wanted})
+
+    def _unchanged(self, job: Job, photo: Photo) -> bool:
+        return (
+            not job.force and job.known_hash == photo.sha256 and job.known_model == self._model(job)
+        )
+
+    def _model(self, job: Job) -> str:
+        return self._engine.ocr_name if job.task == "ocr" else self._engine.clip_info.name
+
+    def _collect(self, started: _Started) -> Iterator[Outcome]:
+        for job in started.jobs:
+            inference = started.inferences.get(job.task)
+            if inference is None:
+                yield Outcome(job, Unchanged())
+                continue
+            try:
+                result = inference.result()
+            except ModelUnavailable:
+                raise
+            except concurrent.futures.CancelledError:
+                continue  # the engine was closed: the job has no outcome and is given back
+            except Exception as error:
+                log.exception("inference failed asset=%s task=%s", job.asset_id, job.task)
+                reason = f"the model failed: {type(error).__name__}: {error}"
+                yield Outcome(job, Failure(reason, permanent=False))
+                continue
+            sha256, model = started.photo.sha256, self._model(job)
+            if isinstance(result, list):
+                yield Outcome(job, Text(result, model, sha256))
+            else:
+                yield Outcome(job, Vector(result, model, sha256))
+
+
+def _all(jobs: list[Job], failure: Failure) -> list[Outcome]:
+    return [Outcome(job, failure) for job in jobs]
+
+
+__all__ = ["MediaAwayError", "Processor"]

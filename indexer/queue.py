@@ -1,0 +1,307 @@
+"""The queue, as a worker sees it: claim, renew, finish, release. The SQL is in 40_queue.sql."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+from uuid import UUID
+
+import psycopg
+from psycopg.rows import class_row
+from psycopg.types.json import Jsonb
+
+from indexer.models.types import Embedding, Line
+from pg.connect import Connection
+from pg.query import fetch_one, fetch_value
+
+Task = Literal["ocr", "clip"]
+
+# Another transaction (Immich's, or somebody's INSERT into reprocess) may hold a row for a moment.
+_HOLD_TRIES = 25
+_HOLD_PAUSE_SECONDS = 0.2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """One claimed (asset, task).
+
+    Attributes:
+        revision: of the job when it was claimed; a result counts as final only if it still stands.
+        attempts: this one included.
+        force: infer even if the picture is unchanged.
+        token: of the lease.
+        path: of the preview, as Immich names it; None where there is none (any more).
+        known_hash: SHA-256 of the picture that the present result was made from, None without one.
+        known_model: the model that the present result was made with.
+    """
+
+    asset_id: UUID
+    task: Task
+    revision: int
+    attempts: int
+    force: bool
+    token: UUID
+    path: str | None
+    known_hash: bytes | None
+    known_model: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A result of OCR: lines in reading order; model and hash of the picture they are from."""
+
+    lines: list[Line]
+    model: str
+    content_hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Vector:
+    """A result of CLIP: embedding (dim,) float32; model and hash of the picture it is from."""
+
+    embedding: Embedding
+    model: str
+    content_hash: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Unchanged:
+    """The picture and the model are those of the present result."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """No result. Permanent: trying again can't help."""
+
+    reason: str
+    permanent: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a job ended."""
+
+    job: Job
+    result: Text | Vector | Unchanged | Failure
+
+
+class ClipModelChangedError(Exception):
+    """The index has moved on to another CLIP model; embeddings of the old one must not get in."""
+
+
+def claim(
+    connection: Connection,
+    tasks: Sequence[Task],
+    max_jobs: int,
+    lease_seconds: float,
+    max_attempts: int,
+) -> list[Job]:
+    """Take jobs, in a committed transaction of its own: no lock is held during inference."""
+    with connection.cursor(row_factory=class_row(Job)) as cursor:
+        return cursor.execute(
+            "SELECT * FROM indexer_v1.claim(%s, %s, make_interval(secs => %s), %s)",
+            [list(tasks), max_jobs, lease_seconds, max_attempts],
+        ).fetchall()
+
+
+def renew(connection: Connection, token: UUID, lease_seconds: float) -> None:
+    """Keep a lease while its jobs are worked on."""
+    connection.execute(
+        "SELECT indexer_v1.renew(%s, make_interval(secs => %s))", [token, lease_seconds]
+    )
+
+
+def release(connection: Connection, token: UUID, delay_seconds: float = 0) -> int:
+    """Give back what a lease still owns, uncharged. Returns how many jobs."""
+    released: int = fetch_value(
+        connection,
+        "SELECT indexer_v1.release(%s, make_interval(secs => %s))",
+        [token, delay_seconds],
+    )
+    return released
+
+
+def finish(
+    connection: Connection, token: UUID, outcomes: Sequence[Outcome], max_attempts: int
+) -> list[Outcome]:
+    """Write results and acknowledge, in one transaction. Jobs that are no longer ours are left.
+
+    A result that the database refuses (a wrong dimension, say) fails its own job only.
+
+    Returns:
+        The outcomes that were written.
+    """
+    waiting = list(outcomes)
+    written: list[Outcome] = []
+    for attempt in range(_HOLD_TRIES):
+        if attempt:
+            time.sleep(_HOLD_PAUSE_SECONDS)
+        try:
+            done = _finish_held(connection, token, waiting, max_attempts)
+        except (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected):
+            continue
+        except (psycopg.DataError, psycopg.IntegrityError) as error:
+            if len(waiting) > 1:
+                for outcome in waiting:
+                    written += finish(connection, token, [outcome], max_attempts)
+                return written
+            reason = f"the database refused the result: {error.diag.message_primary}"
+            waiting = [Outcome(waiting[0].job, Failure(reason, permanent=False))]
+            continue
+        written += done
+        waiting = [outcome for outcome in waiting if outcome not in done]
+        if not waiting or not _owns_any(connection, token, waiting):
+            break
+    return written
+
+
+def _owns_any(connection: Connection, token: UUID, outcomes: list[Outcome]) -> bool:
+    owns: bool = fetch_value(
+        connection,
+        "SELECT EXISTS (SELECT FROM indexer_v1.job WHERE lease_token = %s AND asset_id = ANY (%s))",
+        [token, [outcome.job.asset_id for outcome in outcomes]],
+    )
+    return owns
+
+
+def _finish_held(
+    connection: Connection, token: UUID, outcomes: list[Outcome], max_attempts: int
+) -> list[Outcome]:
+    with connection.transaction(), connection.cursor() as cursor:
+        rows = cursor.execute(
+            "SELECT asset_id, task FROM indexer_v1.hold(%s, %s)",
+            [token, list({outcome.job.asset_id for outcome in outcomes})],
+        ).fetchall()
+        held = {(asset_id, task) for asset_id, task in rows}
+        mine = [o for o in outcomes if (o.job.asset_id, o.job.task) in held]
+        _write_texts(cursor, mine)
+        _write_vectors(cursor, mine)
+        ended = [o.job for o in mine if not isinstance(o.result, Failure)]
+        cursor.execute(
+            "SELECT indexer_v1.acknowledge(%s, %s, %s, %s)",
+            [
+                token,
+                [job.asset_id for job in ended],
+                [job.task for job in ended],
+                [job.revision for job in ended],
+            ],
+        )
+        for outcome in mine:
+            if isinstance(outcome.result, Failure):
+                job, failure = outcome.job, outcome.result
+                cursor.execute(
+                    "SELECT indexer_v1.fail(%s, %s, %s, %s, %s, %s, %s)",
+                    [
+                        token,
+                        job.asset_id,
+                        job.task,
+                        job.revision,
+                        failure.reason.replace("\0", ""),
+                        failure.permanent,
+                        max_attempts,
+                    ],
+                )
+    return mine
+
+
+def _write_texts(cursor: psycopg.Cursor[Any], outcomes: list[Outcome]) -> None:
+    rows = [
+        {
+            "asset_id": outcome.job.asset_id,
+            "text": "\n".join(line.text for line in outcome.result.lines).replace("\0", ""),
+            "lines": Jsonb(
+                [
+                    {
+                        "text": line.text.replace("\0", ""),
+                        "box": [round(value, 5) for value in line.box],
+                        "box_score": round(line.box_score, 4),
+                        "text_score": round(line.text_score, 4),
+                    }
+                    for line in outcome.result.lines
+                ]
+            ),
+            "model": outcome.result.model,
+            "content_hash": outcome.result.content_hash,
+        }
+        for outcome in outcomes
+        if isinstance(outcome.result, Text)
+    ]
+    if rows:
+        cursor.executemany(
+            """
+            INSERT INTO indexer_v1.ocr AS o
+                (asset_id, text, lines, tsv, tokenizer, model, content_hash)
+            VALUES (%(asset_id)s, %(text)s, %(lines)s, indexer_v1.to_tsvector(%(text)s),
+                    indexer_v1.tokenizer(), %(model)s, %(content_hash)s)
+            ON CONFLICT (asset_id) DO UPDATE SET
+                text = excluded.text, lines = excluded.lines, tsv = excluded.tsv,
+                tokenizer = excluded.tokenizer, model = excluded.model,
+                content_hash = excluded.content_hash, updated_at = now()
+            """,
+            rows,
+        )
+
+
+def _write_vectors(cursor: psycopg.Cursor[Any], outcomes: list[Outcome]) -> None:
+    rows = [
+        {
+            "asset_id": outcome.job.asset_id,
+            "embedding": "[" + ",".join(f"{v:.6g}" for v in outcome.result.embedding) + "]",
+            "model": outcome.result.model,
+            "content_hash": outcome.result.content_hash,
+        }
+        for outcome in outcomes
+        if isinstance(outcome.result, Vector)
+    ]
+    if rows:
+        models = {str(row["model"]) for row in rows}
+        recorded = recorded_clip_model(cursor.connection, lock="FOR SHARE")
+        if models != {recorded}:
+            raise ClipModelChangedError(f"the index is made with {recorded}, not {models}")
+        cursor.executemany(
+            """
+            INSERT INTO indexer_v1.clip AS c (asset_id, embedding, model, content_hash)
+            VALUES (%(asset_id)s, %(embedding)s::halfvec, %(model)s, %(content_hash)s)
+            ON CONFLICT (asset_id) DO UPDATE SET
+                embedding = excluded.embedding, model = excluded.model,
+                content_hash = excluded.content_hash, updated_at = now()
+            """,
+            rows,
+        )
+
+
+def recorded_clip_model(connection: Connection, lock: Literal["", "FOR SHARE"] = "") -> str | None:
+    """Name of the CLIP model that the index is made with; None before the first."""
+    row = connection.execute(
+        f"SELECT value FROM indexer_v1.setting WHERE name = 'clip_model' {lock}"  # noqa: S608
+    ).fetchone()
+    return str(row[0]).rsplit("/", 1)[0] if row else None
+
+
+def use_clip_model(connection: Connection, name: str, dim: int) -> bool:
+    """Make the index one of this CLIP model. Another model's embeddings are thrown away.
+
+    Returns:
+        True where something changed: every photo then needs a CLIP job (`backfill`).
+    """
+    changed: bool = fetch_value(connection, "SELECT indexer_v1.use_clip_model(%s, %s)", [name, dim])
+    return changed
+
+
+def backfill(connection: Connection, chunk: int = 1000) -> int:
+    """Enqueue whatever has a preview but neither result nor job, chunk by chunk.
+
+    Returns:
+        How many jobs were made.
+    """
+    after: UUID | None = None
+    total = 0
+    while True:
+        after, enqueued = fetch_one(
+            connection, "SELECT last, enqueued FROM indexer_v1.backfill(%s, %s)", [after, chunk]
+        )
+        if after is None:
+            return total
+        total += enqueued

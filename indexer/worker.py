@@ -1,0 +1,249 @@
+"""The worker: claims jobs, has them processed, writes what came out, until told to stop."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from uuid import UUID, uuid4
+
+import psycopg
+
+from indexer import queue
+from indexer.listener import Listener, Wake
+from indexer.media import MediaAwayError
+from indexer.models.engine import Engine
+from indexer.models.types import ModelUnavailable
+from indexer.process import Processor
+from indexer.queue import ClipModelChangedError, Failure, Job, Outcome, Task
+from indexer.settings import Settings
+from pg.connect import Connection, connect
+
+log = logging.getLogger(__name__)
+
+# While one lane writes or reads ahead, the other infers.
+_LANES = 2
+_HEARTBEAT_SECONDS = 5.0
+_OUTAGE_SECONDS = 10.0
+_RATE_WINDOW_SECONDS = 60.0
+# Outcomes are written when this many are ready, so that results are searchable soon.
+_WRITE_EVERY = 8
+
+
+class Worker:
+    """Several lanes that share one engine, a heartbeat that keeps their leases, and a listener.
+
+    Args:
+        settings: see the table in the README.
+        url: of the database.
+        engine: shared with the gateway where both are in one process; not closed here.
+        on_outcome: called for every job that ended, from any thread.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        url: str,
+        engine: Engine,
+        on_outcome: Callable[[Outcome], None] | None = None,
+    ) -> None:
+        self.id = uuid4()
+        self._settings = settings
+        self._url = url
+        self._engine = engine
+        self._on_outcome = on_outcome
+        self._processor = Processor(settings, engine)
+        self._wake = Wake()
+        self._listener = Listener(url, self._wake)
+        self._stop = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._lock = threading.Lock()
+        self._leases: set[UUID] = set()
+        self._done = 0
+        self._failed = 0
+        self._recent: deque[float] = deque()
+        self._note = ""
+
+    def start(self) -> None:
+        """Start in threads of its own. LISTEN comes before the first look at the queue."""
+        self._listener.start()
+        self._listener.listening.wait(timeout=self._settings.poll_seconds)
+        self._threads = [
+            threading.Thread(target=self._heartbeat, name="heartbeat", daemon=True),
+            *(
+                threading.Thread(target=self._lane, name=f"lane-{number}", daemon=True)
+                for number in range(_LANES)
+            ),
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """Finish the photos that are begun, give the rest back, and wait for it. Idempotent."""
+        self._stop.set()
+        self._wake.ring()
+        for thread in self._threads:
+            thread.join()
+        self._listener.stop()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until stopped; True if it was."""
+        return self._stop.wait(timeout)
+
+    # -- a lane -----------------------------------------------------------------------------------
+
+    def _lane(self) -> None:
+        backoff = 0.5
+        while not self._stop.is_set():
+            try:
+                with connect(self._url) as connection:
+                    backoff = 0.5
+                    while not self._stop.is_set():
+                        self._step(connection)
+            except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+                # An outage, charged to nobody: what was claimed is free again after its lease.
+                log.warning("database: %s; again in %.1f s", str(error).strip(), backoff)
+                self._stop.wait(backoff)
+                backoff = min(backoff * 2, 30.0)
+            except Exception:
+                log.exception("unexpected; the claimed jobs are free again after their lease")
+                self._stop.wait(_OUTAGE_SECONDS)
+
+    def _step(self, connection: Connection) -> None:
+        """Claim a batch and work through it, or wait for a reason to look again."""
+        heard = self._wake.rings
+        tasks = self._tasks(connection)
+        jobs = queue.claim(
+            connection,
+            tasks,
+            self._settings.batch_size * len(tasks),
+            self._settings.lease_seconds,
+            self._settings.max_attempts,
+        )
+        if not jobs:
+            self._wake.wait(heard, self._settings.poll_seconds)
+            return
+        token = jobs[0].token
+        with self._lock:
+            self._leases.add(token)
+        try:
+            self._work(connection, token, jobs)
+        finally:
+            with self._lock:
+                self._leases.discard(token)
+
+    def _tasks(self, connection: Connection) -> list[Task]:
+        """What can be done now. CLIP jobs wait while the model is away or isn't the index's."""
+        problem = self._engine.clip_problem()
+        if problem is None:
+            recorded, served = queue.recorded_clip_model(connection), self._engine.clip_info.name
+            if recorded != served:
+                problem = (
+                    f"the index is made with the CLIP model {recorded}, this worker has {served}:"
+                    f" set CLIP_MODEL={recorded}, or let `immich-indexer migrate --clip-model"
+                    f" {served}` embed every photo again"
+                )
+        note = f"CLIP waits: {problem}" if problem else ""
+        if note != self._note:
+            self._note = note
+            log.warning(note or "CLIP is available")
+        return ["ocr"] if problem else ["ocr", "clip"]
+
+    def _work(self, connection: Connection, token: UUID, jobs: list[Job]) -> None:
+        ready: list[Outcome] = []
+        delay = 0.0
+        try:
+            for outcome in self._processor.run(jobs, self._stop):
+                ready.append(outcome)
+                if len(ready) >= _WRITE_EVERY:
+                    self._write(connection, token, ready)
+                    ready = []
+        except (MediaAwayError, ModelUnavailable) as outage:
+            log.warning("%s; the jobs wait", outage)
+            delay = _OUTAGE_SECONDS
+        try:
+            self._write(connection, token, ready)
+        except ClipModelChangedError as changed:
+            log.warning("%s; the results are thrown away", changed)
+        queue.release(connection, token, delay)
+        if delay:
+            self._stop.wait(delay)
+
+    def _write(self, connection: Connection, token: UUID, outcomes: list[Outcome]) -> None:
+        if not outcomes:
+            return
+        written = queue.finish(connection, token, outcomes, self._settings.max_attempts)
+        with self._lock:
+            for outcome in written:
+                if isinstance(outcome.result, Failure):
+                    self._failed += 1
+                else:
+                    self._done += 1
+                if outcome.job.task == "ocr":
+                    self._recent.append(time.monotonic())
+        for outcome in written:
+            failure = outcome.result if isinstance(outcome.result, Failure) else None
+            log.log(
+                logging.WARNING if failure else logging.DEBUG,
+                "%s asset=%s task=%s attempt=%d%s",
+                "failed" if failure else "done",
+                outcome.job.asset_id,
+                outcome.job.task,
+                outcome.job.attempts,
+                f" reason={failure.reason!r}" if failure else "",
+            )
+            if self._on_outcome:
+                self._on_outcome(outcome)
+
+    # -- the heartbeat ----------------------------------------------------------------------------
+
+    def _heartbeat(self) -> None:
+        # Until the lanes have ended, not only until told to stop: what they finish needs its lease.
+        lanes = self._threads[1:]
+        while not self._stop.is_set() or any(lane.is_alive() for lane in lanes):
+            try:
+                with connect(self._url) as connection:
+                    while not self._stop.is_set() or any(lane.is_alive() for lane in lanes):
+                        self._beat(connection)
+                        if self._stop.wait(_HEARTBEAT_SECONDS):
+                            time.sleep(0.1)
+                    connection.execute("DELETE FROM indexer_v1.worker WHERE id = %s", [self.id])
+            except psycopg.Error as error:
+                log.warning("heartbeat: %s", str(error).strip())
+                self._stop.wait(_HEARTBEAT_SECONDS)
+
+    def _beat(self, connection: Connection) -> None:
+        with self._lock:
+            leases = list(self._leases)
+            while self._recent and self._recent[0] < time.monotonic() - _RATE_WINDOW_SECONDS:
+                self._recent.popleft()
+            rate = len(self._recent) / _RATE_WINDOW_SECONDS
+            done, failed = self._done, self._failed
+        for token in leases:
+            queue.renew(connection, token, self._settings.lease_seconds)
+        connection.execute(
+            """
+            INSERT INTO indexer_v1.worker AS w (id, host, pid, device, done, failed, rate, note)
+            VALUES (%s, %s, %s, %s, %s, %s, %s, %s)
+            ON CONFLICT (id) DO UPDATE SET
+                seen_at = now(), done = excluded.done, failed = excluded.failed,
+                rate = excluded.rate, note = excluded.note
+            """,
+            [
+                self.id,
+                socket.gethostname(),
+                os.getpid(),
+                self._engine.device,
+                done,
+                failed,
+                rate,
+                self._note,
+            ],
+        )
+        connection.execute(
+            "DELETE FROM indexer_v1.worker WHERE seen_at < now() - interval '1 hour'"
+        )
