@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 import time
 from typing import Any
+from urllib.parse import urlsplit
 
 import asyncpg
 import pgvector.asyncpg
@@ -71,11 +72,14 @@ def address(url: str) -> str:
     )
     try:
         parts = conninfo_to_dict(url)
-    except psycopg.ProgrammingError:
+        urlsplit(url)  # asyncpg reads it with this
+    except (psycopg.ProgrammingError, ValueError):
         raise UrlError(f"DB_URL can't be read as a URL. {hint}") from None
     others = [str(value) for name, value in parts.items() if name not in ("user", "password")]
-    if "#" in url or any("@" in value for value in others):
-        raise UrlError(f"DB_URL has an @ or # too many, or a / before the @. {hint}")
+    if any(sign.isspace() for sign in url):
+        raise UrlError(f"DB_URL has a space or a line break in it. {hint}")
+    if "#" in url or "@" in url.partition("?")[2] or any("@" in value for value in others):
+        raise UrlError(f"DB_URL has an @ or # too many, or a / or ? before the @. {hint}")
     ports = str(parts.get("port", 5432))
     if not all(
         0 < int(port) < 65536 if port.isdecimal() else not port for port in ports.split(",")
