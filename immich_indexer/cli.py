@@ -21,13 +21,22 @@ from immich_indexer import doctor as doctor_module
 from immich_indexer import results
 from immich_indexer import status as status_module
 from immich_indexer.demo import demo as run_demo
-from immich_indexer.runtime import SAMPLES, configure_logging, database, load_settings, prepare, run
+from immich_indexer.runtime import (
+    SAMPLES,
+    as_chosen_in_immich,
+    configure_logging,
+    database,
+    load_settings,
+    prepare,
+    run,
+)
 from indexer import library
 from indexer.models.engine import Engine
 from indexer.settings import Settings, SettingsError
 from pg.connect import UnreachableError, UrlError, connect
+from pg.detach import detach as detach_from
 from pg.embedded import ServerError
-from pg.migrate import MigrationError, stale_rows
+from pg.migrate import MigrationError, Report, stale_rows
 from pg.migrate import retokenize as retokenize_chunk
 
 _ADVICE = (
@@ -79,10 +88,20 @@ def demo(settings: Settings, photos: Path | None, once: bool) -> None:
 
 
 @cli.command()
+@click.option(
+    "--attach/--no-attach",
+    "attach_first",
+    default=True,
+    show_default=True,
+    help="Bring the database up to date first (`attach`).",
+)
 @pass_settings
-def serve(settings: Settings) -> None:
-    """Run the gateway and a worker in one process. Migrates first."""
-    _run(settings, with_gateway=True, with_worker=True)
+def serve(settings: Settings, attach_first: bool) -> None:
+    """Run the gateway and a worker in one process. Attaches first."""
+    with database(settings) as url:
+        if attach_first:
+            settings, _ = prepare(url, settings, choose_clip_model=True)
+        run(settings, url, with_gateway=True, with_worker=True)
 
 
 @cli.command()
@@ -90,7 +109,7 @@ def serve(settings: Settings) -> None:
 def gateway(settings: Settings) -> None:
     """Run the gateway alone: Immich's machine-learning end point and search."""
     with database(settings) as url:
-        run(settings, url, Engine(settings), with_gateway=True, with_worker=False)
+        run(as_chosen_in_immich(settings, url), url, with_gateway=True, with_worker=False)
 
 
 @cli.command()
@@ -98,16 +117,35 @@ def gateway(settings: Settings) -> None:
 def worker(settings: Settings) -> None:
     """Run a worker alone; as many as you like, on as many machines."""
     with database(settings) as url:
-        # A worker never moves the index to another CLIP model: two of them could fight over it.
-        prepare(url, settings, clip_model=False)
-        run(settings, url, Engine(settings), with_gateway=False, with_worker=True)
+        # A worker never moves the index to another CLIP_MODEL: two of them could fight over it.
+        settings, _ = prepare(url, settings, choose_clip_model=False)
+        run(settings, url, with_gateway=False, with_worker=True)
 
 
-def _run(settings: Settings, *, with_gateway: bool, with_worker: bool) -> None:
+@cli.command()
+@pass_settings
+def attach(settings: Settings) -> None:
+    """Install into Immich's database: schema, functions, triggers. Safe to repeat."""
     with database(settings) as url:
-        prepare(url, settings)
-        engine = Engine(settings)
-        run(settings, url, engine, with_gateway=with_gateway, with_worker=with_worker)
+        settings, report = prepare(url, settings, choose_clip_model=True)
+    _say_migrated(report)
+    console.print(
+        f"Attached, with the CLIP model {settings.clip_model}. Next: immich-indexer serve"
+    )
+
+
+@cli.command()
+@click.option("--keep-data", is_flag=True, help="Keep the results: attaching again goes on there.")
+@pass_settings
+def detach(settings: Settings, keep_data: bool) -> None:
+    """Remove every trace from the database, and say what was removed."""
+    with database(settings) as url, connect(url) as connection:
+        removed = detach_from(connection, keep_data=keep_data)
+    for thing in removed:
+        console.print(f"removed {thing}", highlight=False)
+    console.print(
+        "Nothing of immich-indexer is left." if not keep_data else "The results are kept."
+    )
 
 
 @cli.command()
@@ -122,14 +160,20 @@ def migrate(settings: Settings, clip_model: str | None) -> None:
     if clip_model:
         settings = msgspec.structs.replace(settings, clip_model=clip_model)
     with database(settings) as url:
-        report = prepare(url, settings, clip_model=bool(clip_model))
+        _, report = prepare(url, settings, choose_clip_model=bool(clip_model))
+    _say_migrated(report)
+
+
+def _say_migrated(report: Report) -> None:
     for name in report.applied:
         console.print(f"applied {name}", highlight=False)
+    for name in report.healed:
+        console.print(f"made again: {name}", highlight=False)
+    if report.triggers:
+        console.print(f"made {report.triggers} triggers on Immich's tables")
     console.print(f"The database is up to date; the tokenizer is {report.tokenizer}.")
     if report.stale_rows:
-        console.print(
-            f"{report.stale_rows} texts are of another one: run immich-indexer retokenize"
-        )
+        console.print(f"{report.stale_rows} texts are of another: run immich-indexer retokenize")
 
 
 @cli.command()
@@ -233,7 +277,7 @@ def _engine_of_index(
 @click.option(
     "--tokenizer",
     type=click.Choice(["zhparser", "bigram"]),
-    help="Change to this one first. For zhparser, CREATE EXTENSION zhparser before; a dump "
+    help="Change to this one first. For zhparser, CREATE EXTENSION zhparser first; a "
     "of such a database restores only where zhparser is installed.",
 )
 @pass_settings
@@ -242,7 +286,7 @@ def retokenize(settings: Settings, tokenizer: Literal["zhparser", "bigram"] | No
     if tokenizer:
         settings = msgspec.structs.replace(settings, tokenizer=tokenizer)
     with database(settings) as url:
-        report = prepare(url, settings, clip_model=False)
+        _, report = prepare(url, settings, choose_clip_model=False)
         with connect(url) as connection:
             total = stale_rows(connection)
             chunk = 200

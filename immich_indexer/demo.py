@@ -23,6 +23,7 @@ from indexer import library
 from indexer.models.engine import Engine
 from indexer.reconcile import reconcile
 from indexer.settings import Settings
+from indexer.shared import SharedEngine
 from indexer.worker import Worker
 from pg.connect import Connection, connect
 from pg.query import fetch_value
@@ -35,8 +36,8 @@ def demo(settings: Settings, folder: Path, console: Console, once: bool) -> None
     """Index, ask, and (unless `once`) serve."""
     settings = _choose_clip_model(settings, folder, console)
     with database(settings) as url:
-        prepare(url, settings)
-        engine = Engine(settings)
+        prepare(url, settings, choose_clip_model=True)
+        engine = SharedEngine(settings, url)
         try:
             _index(settings, url, engine, console)
             with connect(url) as connection:
@@ -44,9 +45,9 @@ def demo(settings: Settings, folder: Path, console: Console, once: bool) -> None
             if once:
                 return
             _say_what_next(f"http://{settings.host}:{settings.port}", url, folder, console)
-            run(settings, url, engine, with_gateway=True, with_worker=True)
         finally:
             engine.close()
+        run(settings, url, with_gateway=True, with_worker=True)
 
 
 def _say_what_next(gateway: str, url: str, folder: Path, console: Console) -> None:
@@ -83,11 +84,11 @@ def _choose_clip_model(settings: Settings, folder: Path, console: Console) -> Se
     return msgspec.structs.replace(settings, clip_model=_STAND_IN)
 
 
-def _index(settings: Settings, url: str, engine: Engine, console: Console) -> None:
+def _index(settings: Settings, url: str, engine: SharedEngine, console: Console) -> None:
     """Run a worker until the queue is empty, with a progress bar."""
     worker = Worker(settings, url, engine)
     with connect(url) as connection:
-        reconcile(connection)
+        reconcile(connection, settings, engine.ocr_model)
         total = _pending(connection, ("ocr", "clip"))
         if not total:
             console.print("Everything is indexed already.")

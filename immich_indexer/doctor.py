@@ -19,7 +19,7 @@ from indexer.settings import Settings
 from pg.connect import Connection, UnreachableError, UrlError, connect
 from pg.embedded import ServerError
 from pg.migrate import stale_rows
-from pg.query import fetch_one, fetch_value
+from pg.query import fetch_one
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,20 +116,12 @@ def _schema(connection: Connection, settings: Settings) -> Iterator[Finding]:
         )
     yield Finding("tokenizer", tokenizer, advice, fatal=False)
 
-    missing = fetch_value(
-        connection,
-        """
-        SELECT string_agg(wanted, ', ') FROM unnest(ARRAY[
-            'asset_file/immich_indexer_insert', 'asset_file/immich_indexer_update',
-            'asset_file/immich_indexer_delete', 'asset/immich_indexer_update']) AS wanted
-        WHERE NOT EXISTS (
-            SELECT FROM pg_trigger t
-            WHERE t.tgrelid = to_regclass('public.' || split_part(wanted, '/', 1))
-              AND t.tgname = split_part(wanted, '/', 2) AND t.tgenabled <> 'D')
-        """,
-    )
+    missing = connection.execute(
+        "SELECT table_name, trigger_name FROM indexer_v1.missing_triggers()"
+    ).fetchall()
     if missing:
-        yield Finding("triggers", f"missing: {missing}", "run: immich-indexer migrate")
+        names = ", ".join(f"{trigger} on {table}" for table, trigger in missing)
+        yield Finding("triggers", f"missing: {names}", "run: immich-indexer attach")
     else:
         yield Finding("triggers", "in place")
 

@@ -18,9 +18,11 @@ from gateway.app import create_app
 from gateway.database import Database
 from gateway.server import serve as serve_app
 from indexer import library, queue
+from indexer.immich import adopt, read_config
 from indexer.models.engine import Engine
 from indexer.reconcile import Reconciler
 from indexer.settings import Settings
+from indexer.shared import SharedEngine
 from indexer.worker import Worker
 from pg.connect import connect, wait_until_reachable
 from pg.embedded import Server
@@ -71,36 +73,66 @@ def database(settings: Settings) -> Iterator[str]:
         yield url
 
 
-def prepare(url: str, settings: Settings, clip_model: bool = True) -> Report:
-    """Migrate, and make the index one of the configured CLIP model. Safe to repeat."""
+def prepare(url: str, settings: Settings, *, choose_clip_model: bool) -> tuple[Settings, Report]:
+    """Migrate, take over what was chosen in Immich, and record the models. Safe to repeat.
+
+    Args:
+        choose_clip_model: may move the index to CLIP_MODEL, throwing another model's embeddings
+            away. What was chosen in Immich goes before CLIP_MODEL, and may always.
+
+    Returns:
+        The settings in force, and what was migrated.
+    """
     with connect(url) as connection:
         report = migrate(connection, settings.tokenizer)
-        if clip_model:
-            info = Engine(settings).clip_info
+        config = read_config(connection)
+        chosen = adopt(settings, config)
+        if choose_clip_model or (config and config.cn_clip):
+            info = Engine(chosen).clip_info
             if queue.use_clip_model(connection, info.name, info.dim):
                 log.info("the index is made with the CLIP model %s from now on", info.name)
-        if settings.photos_dir:
-            library.scan(connection, settings.photos_dir)
-        return report
+        if chosen.photos_dir:
+            library.scan(connection, chosen.photos_dir)
+    return chosen, report
 
 
-def run(
-    settings: Settings, url: str, engine: Engine, *, with_gateway: bool, with_worker: bool
-) -> None:
-    """Run what is asked for until SIGTERM or SIGINT; finishes or gives back what is claimed."""
+def as_chosen_in_immich(settings: Settings, url: str) -> Settings:
+    """Settings with Immich's own choices before ours; nothing is written."""
+    with connect(url) as connection:
+        return adopt(settings, read_config(connection))
+
+
+def run(settings: Settings, url: str, *, with_gateway: bool, with_worker: bool) -> None:
+    """Run what is asked for until SIGTERM or SIGINT; finishes or gives back what is claimed.
+
+    When the administrator chooses another CLIP model in Immich, everything starts anew with it.
+    """
+    while _run_once(settings, url, with_gateway=with_gateway, with_worker=with_worker):
+        settings, _ = prepare(url, settings, choose_clip_model=False)
+
+
+def _run_once(settings: Settings, url: str, *, with_gateway: bool, with_worker: bool) -> bool:
+    """One life; True where another is to follow."""
     stopped = threading.Event()
+    again = threading.Event()
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
         stopped.set()
+
+    def start_anew(model: str) -> None:
+        log.warning("Immich's CLIP model is %s now: starting anew with it", model)
+        again.set()
+        os.kill(os.getpid(), signal.SIGTERM)
 
     # Also with a gateway: uvicorn handles the signal first, then raises it once more for us, and
     # the default would end the process before the worker has finished.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
+    engine = SharedEngine(settings, url)
     worker = Worker(settings, url, engine) if with_worker else None
-    reconciler = Reconciler(url, settings.photos_dir) if with_worker else None
+    reconciler = Reconciler(settings, url, engine.ocr_model, settings.photos_dir, start_anew)
     try:
-        if worker and reconciler:
+        if worker:
             worker.start()
             reconciler.start()
         if with_gateway:
@@ -109,8 +141,9 @@ def run(
             while not stopped.wait(1.0):  # signals are handled between the waits
                 pass
     finally:
-        if worker and reconciler:
+        reconciler.stop()
+        if worker:
             log.info("stopping: finishing what is begun, giving back the rest")
-            reconciler.stop()
             worker.stop()
         engine.close()
+    return again.is_set()

@@ -20,8 +20,11 @@ from pg.query import fetch_value
 log = logging.getLogger(__name__)
 
 SUFFIXES = frozenset(
-    [".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".heic", ".heif", ".avif"]
-    + [".gif", ".bmp", ".tif", ".tiff", ".jp2"]
+    f".{suffix}"
+    for suffix in (
+        *("jpg", "jpeg", "jpe", "jfif", "png", "webp", "heic", "heif", "avif"),
+        *("gif", "bmp", "tif", "tiff", "jp2"),
+    )
 )
 
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from indexer.media import Media, MediaAwayError
-from indexer.models.engine import Engine
 from indexer.models.images import Photo, decode, read
 from indexer.models.types import Embedding, ImageError, Lane, Line, ModelUnavailable, OcrOptions
-from indexer.queue import Failure, Job, Outcome, Text, Unchanged, Vector
+from indexer.queue import Failure, FileStamp, Job, Outcome, Text, Unchanged, Vector
 from indexer.settings import Settings
+from indexer.shared import SharedEngine
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +28,8 @@ class _Started:
     """A photo whose inference is under way."""
 
     photo: Photo
+    file: FileStamp
+    options: OcrOptions
     jobs: list[Job]
     inferences: dict[str, Future[list[Line]] | Future[Embedding]]
 
@@ -35,15 +37,14 @@ class _Started:
 class Processor:
     """Turns claimed jobs into outcomes. One per process; any number of threads may call it."""
 
-    def __init__(self, settings: Settings, engine: Engine) -> None:
+    def __init__(self, settings: Settings, engine: SharedEngine) -> None:
         self._settings = settings
         self._engine = engine
         self._media = Media.parse(settings.media_map)
-        self._options = OcrOptions(
-            settings.ocr_min_box_score, settings.ocr_min_text_score, settings.ocr_max_resolution
-        )
 
-    def run(self, jobs: Sequence[Job], stop: threading.Event) -> Iterator[Outcome]:
+    def run(
+        self, jobs: Sequence[Job], options: OcrOptions, stop: threading.Event
+    ) -> Iterator[Outcome]:
         """Work through a batch; yields outcomes as they come.
 
         When `stop` is set no further photo is begun; its jobs have no outcome.
@@ -57,7 +58,7 @@ class Processor:
         for mine in photos:
             if stop.is_set():
                 break
-            started = self._start(mine)
+            started = self._start(mine, options)
             if isinstance(started, list):
                 yield from started
                 continue
@@ -67,13 +68,15 @@ class Processor:
         for waiting in ahead:
             yield from self._collect(waiting)
 
-    def _start(self, jobs: list[Job]) -> _Started | list[Outcome]:
+    def _start(self, jobs: list[Job], options: OcrOptions) -> _Started | list[Outcome]:
         """Read and decode a photo, and ask for what its jobs need of it."""
         path = jobs[0].path
         if path is None:
             return _all(jobs, Failure("the photo has no preview", permanent=True))
+        here = self._media.locate(path)
         try:
-            data = read(self._media.locate(path), max_bytes=self._settings.max_image_bytes)
+            file = FileStamp.of(here)
+            data = read(here, max_bytes=self._settings.max_image_bytes)
         except OSError as error:
             self._media.check_present(path)
             reason = f"can't read {path}: {error.strerror or type(error).__name__}"
@@ -89,25 +92,30 @@ class Processor:
         except ImageError as error:
             return _all(jobs, Failure(str(error), permanent=True))
         ask: dict[str, Callable[[], Future[list[Line]] | Future[Embedding]]] = {
-            "ocr": lambda: self._engine.read_text(photo, self._options, Lane.BULK),
-            "clip": lambda: self._engine.embed_image(photo, Lane.BULK),
+            "ocr": lambda: self._engine.read_text(photo, options, Lane.BULK, force=force),
+            "clip": lambda: self._engine.embed_image(photo, Lane.BULK, force=force),
         }
-        wanted = [job.task for job in jobs if not self._unchanged(job, photo)]
-        return _Started(photo, jobs, {task: ask[task]() for task in wanted})
+        force = any(job.force for job in jobs)
+        wanted = [job.task for job in jobs if not self._unchanged(job, photo, options)]
+        return _Started(photo, file, options, jobs, {task: ask[task]() for task in wanted})
 
-    def _unchanged(self, job: Job, photo: Photo) -> bool:
+    def _unchanged(self, job: Job, photo: Photo, options: OcrOptions) -> bool:
         return (
-            not job.force and job.known_hash == photo.sha256 and job.known_model == self._model(job)
+            not job.force
+            and job.known_hash == photo.sha256
+            and job.known_model == self._model(job, options)
         )
 
-    def _model(self, job: Job) -> str:
-        return self._engine.ocr_name if job.task == "ocr" else self._engine.clip_info.name
+    def _model(self, job: Job, options: OcrOptions) -> str:
+        if job.task == "ocr":
+            return self._engine.ocr_model(options)
+        return self._engine.clip_info.name
 
     def _collect(self, started: _Started) -> Iterator[Outcome]:
         for job in started.jobs:
             inference = started.inferences.get(job.task)
             if inference is None:
-                yield Outcome(job, Unchanged())
+                yield Outcome(job, Unchanged(started.file))
                 continue
             try:
                 result = inference.result()
@@ -120,9 +128,9 @@ class Processor:
                 reason = f"the model failed: {type(error).__name__}: {error}"
                 yield Outcome(job, Failure(reason, permanent=False))
                 continue
-            sha256, model = started.photo.sha256, self._model(job)
+            sha256, model = started.photo.sha256, self._model(job, started.options)
             if isinstance(result, list):
-                yield Outcome(job, Text(result, model, sha256))
+                yield Outcome(job, Text(result, model, sha256, started.file))
             else:
                 yield Outcome(job, Vector(result, model, sha256))
 

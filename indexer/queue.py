@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Literal
 from uuid import UUID
 
@@ -49,12 +51,30 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
+class FileStamp:
+    """Size in bytes and time of modification: a file that changed at the same path has another."""
+
+    size: int
+    modified: datetime
+
+    @classmethod
+    def of(cls, path: Path) -> FileStamp:
+        """Look at a file. Raises OSError."""
+        status = path.stat()
+        # To the microsecond, as PostgreSQL keeps it.
+        return cls(
+            status.st_size, datetime.fromtimestamp(status.st_mtime_ns // 1000 / 1_000_000, UTC)
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Text:
-    """A result of OCR: lines in reading order; model and hash of the picture they are from."""
+    """A result of OCR: lines in reading order; model, hash and file they are from."""
 
     lines: list[Line]
     model: str
     content_hash: bytes
+    file: FileStamp
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +88,9 @@ class Vector:
 
 @dataclass(frozen=True, slots=True)
 class Unchanged:
-    """The picture and the model are those of the present result."""
+    """The picture and the model are those of the present result; the file may be newer."""
+
+    file: FileStamp
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +107,21 @@ class Outcome:
 
     job: Job
     result: Text | Vector | Unchanged | Failure
+
+
+@dataclass(frozen=True, slots=True)
+class WriteBack:
+    """What goes to Immich's own tables.
+
+    Attributes:
+        redone: results that somebody asked to have redone.
+        mend: stock defects (search texts emptied, edited photos without embedding).
+        embeddings: Immich's embeddings are of the index's model, so they may be written.
+    """
+
+    redone: bool
+    mend: bool
+    embeddings: bool
 
 
 class ClipModelChangedError(Exception):
@@ -124,11 +161,18 @@ def release(connection: Connection, token: UUID, delay_seconds: float = 0) -> in
 
 
 def finish(
-    connection: Connection, token: UUID, outcomes: Sequence[Outcome], max_attempts: int
+    connection: Connection,
+    token: UUID,
+    outcomes: Sequence[Outcome],
+    max_attempts: int,
+    beside: WriteBack | None = None,
 ) -> list[Outcome]:
     """Write results and acknowledge, in one transaction. Jobs that are no longer ours are left.
 
     A result that the database refuses (a wrong dimension, say) fails its own job only.
+
+    Args:
+        beside: what is to go to Immich's own tables too, afterwards (`flush`); None: nothing.
 
     Returns:
         The outcomes that were written.
@@ -139,13 +183,13 @@ def finish(
         if attempt:
             time.sleep(_HOLD_PAUSE_SECONDS)
         try:
-            done = _finish_held(connection, token, waiting, max_attempts)
+            done = _finish_held(connection, token, waiting, max_attempts, beside)
         except (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected):
             continue
         except (psycopg.DataError, psycopg.IntegrityError) as error:
             if len(waiting) > 1:
                 for outcome in waiting:
-                    written += finish(connection, token, [outcome], max_attempts)
+                    written += finish(connection, token, [outcome], max_attempts, beside)
                 return written
             reason = f"the database refused the result: {error.diag.message_primary}"
             waiting = [Outcome(waiting[0].job, Failure(reason, permanent=False))]
@@ -167,7 +211,11 @@ def _owns_any(connection: Connection, token: UUID, outcomes: list[Outcome]) -> b
 
 
 def _finish_held(
-    connection: Connection, token: UUID, outcomes: list[Outcome], max_attempts: int
+    connection: Connection,
+    token: UUID,
+    outcomes: list[Outcome],
+    max_attempts: int,
+    beside: WriteBack | None,
 ) -> list[Outcome]:
     with connection.transaction(), connection.cursor() as cursor:
         rows = cursor.execute(
@@ -178,6 +226,8 @@ def _finish_held(
         mine = [o for o in outcomes if (o.job.asset_id, o.job.task) in held]
         _write_texts(cursor, mine)
         _write_vectors(cursor, mine)
+        if beside:
+            _note_write_back(cursor, mine, beside)
         ended = [o.job for o in mine if not isinstance(o.result, Failure)]
         cursor.execute(
             "SELECT indexer_v1.acknowledge(%s, %s, %s, %s)",
@@ -224,6 +274,8 @@ def _write_texts(cursor: psycopg.Cursor[Any], outcomes: list[Outcome]) -> None:
             ),
             "model": outcome.result.model,
             "content_hash": outcome.result.content_hash,
+            "size": outcome.result.file.size,
+            "modified": outcome.result.file.modified,
         }
         for outcome in outcomes
         if isinstance(outcome.result, Text)
@@ -232,15 +284,27 @@ def _write_texts(cursor: psycopg.Cursor[Any], outcomes: list[Outcome]) -> None:
         cursor.executemany(
             """
             INSERT INTO indexer_v1.ocr AS o
-                (asset_id, text, lines, tsv, tokenizer, model, content_hash)
+                (asset_id, text, lines, tsv, tokenizer, model, content_hash, file_size,
+                 file_modified)
             VALUES (%(asset_id)s, %(text)s, %(lines)s, indexer_v1.to_tsvector(%(text)s),
-                    indexer_v1.tokenizer(), %(model)s, %(content_hash)s)
+                    indexer_v1.tokenizer(), %(model)s, %(content_hash)s, %(size)s, %(modified)s)
             ON CONFLICT (asset_id) DO UPDATE SET
                 text = excluded.text, lines = excluded.lines, tsv = excluded.tsv,
                 tokenizer = excluded.tokenizer, model = excluded.model,
-                content_hash = excluded.content_hash, updated_at = now()
+                content_hash = excluded.content_hash, updated_at = now(),
+                file_size = excluded.file_size, file_modified = excluded.file_modified
             """,
             rows,
+        )
+    touched = [
+        (outcome.result.file.size, outcome.result.file.modified, outcome.job.asset_id)
+        for outcome in outcomes
+        if isinstance(outcome.result, Unchanged) and outcome.job.task == "ocr"
+    ]
+    if touched:
+        cursor.executemany(
+            "UPDATE indexer_v1.ocr SET file_size = %s, file_modified = %s WHERE asset_id = %s",
+            touched,
         )
 
 
@@ -272,6 +336,34 @@ def _write_vectors(cursor: psycopg.Cursor[Any], outcomes: list[Outcome]) -> None
         )
 
 
+def _note_write_back(
+    cursor: psycopg.Cursor[Any], outcomes: list[Outcome], beside: WriteBack
+) -> None:
+    results = [o.job for o in outcomes if isinstance(o.result, Text | Vector)]
+    if beside.redone:
+        cursor.executemany(
+            "INSERT INTO indexer_v1.write_back (asset_id, what) VALUES (%s, %s)"
+            " ON CONFLICT DO NOTHING",
+            [(job.asset_id, job.task) for job in results if job.force],
+        )
+    if beside.mend and beside.embeddings:
+        cursor.executemany(
+            "INSERT INTO indexer_v1.write_back (asset_id, what)"
+            " SELECT %s, 'clip' WHERE indexer_v1.is_edited(%s) ON CONFLICT DO NOTHING",
+            [(job.asset_id, job.asset_id) for job in results if job.task == "clip"],
+        )
+
+
+def flush(connection: Connection, beside: WriteBack) -> None:
+    """Write what waits to Immich's tables, and take the tags of ended requests off."""
+    while fetch_value(
+        connection, "SELECT indexer_v1.flush_write_back(100, %s)", [beside.embeddings]
+    ):
+        pass
+    while fetch_value(connection, "SELECT indexer_v1.settle_tags(100)"):
+        pass
+
+
 def recorded_clip_model(connection: Connection, lock: Literal["", "FOR SHARE"] = "") -> str | None:
     """Name of the CLIP model that the index is made with; None before the first."""
     row = connection.execute(
@@ -288,6 +380,22 @@ def use_clip_model(connection: Connection, name: str, dim: int) -> bool:
     """
     changed: bool = fetch_value(connection, "SELECT indexer_v1.use_clip_model(%s, %s)", [name, dim])
     return changed
+
+
+def use_ocr_model(connection: Connection, model: str) -> bool:
+    """Record what texts are to be read with; those read otherwise are read again (`backfill`).
+
+    Returns:
+        True where something changed.
+    """
+    return bool(
+        connection.execute(
+            "INSERT INTO indexer_v1.setting AS s VALUES ('ocr_model', %s)"
+            " ON CONFLICT (name) DO UPDATE SET value = excluded.value"
+            " WHERE s.value <> excluded.value",
+            [model],
+        ).rowcount
+    )
 
 
 def backfill(connection: Connection, chunk: int = 1000) -> int:

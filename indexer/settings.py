@@ -99,6 +99,22 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int, Meta(ge=32, description="Short side, in pixels, that text is looked for at.")
     ] = 736
 
+    # Beside Immich
+    write_back: Annotated[
+        Literal["on", "off"],
+        Meta(
+            description="Write redone results to Immich's own `smart_search`, `asset_ocr` and "
+            "`ocr_search` as well."
+        ),
+    ] = "on"
+    mend: Annotated[
+        Literal["on", "off"],
+        Meta(
+            description="Mend stock defects: `ocr_search` emptied or stripped by thumbnails and "
+            "edits, edited photos without an embedding."
+        ),
+    ] = "on"
+
     # Worker
     batch_size: Annotated[
         int, Meta(ge=1, le=256, description="Photos a worker claims at once.")

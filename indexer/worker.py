@@ -14,13 +14,14 @@ from uuid import UUID, uuid4
 import psycopg
 
 from indexer import queue
+from indexer.immich import ImmichConfig, adopt, read_config, same_embeddings
 from indexer.listener import Listener, Wake
 from indexer.media import MediaAwayError
-from indexer.models.engine import Engine
-from indexer.models.types import ModelUnavailable
+from indexer.models.types import ModelUnavailable, OcrOptions
 from indexer.process import Processor
-from indexer.queue import ClipModelChangedError, Failure, Job, Outcome, Task
+from indexer.queue import ClipModelChangedError, Failure, Job, Outcome, Task, WriteBack
 from indexer.settings import Settings
+from indexer.shared import SharedEngine
 from pg.connect import Connection, connect
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ class Worker:
         self,
         settings: Settings,
         url: str,
-        engine: Engine,
+        engine: SharedEngine,
         on_outcome: Callable[[Outcome], None] | None = None,
     ) -> None:
         self.id = uuid4()
@@ -67,9 +68,16 @@ class Worker:
         self._failed = 0
         self._recent: deque[float] = deque()
         self._note = ""
+        self._immich: ImmichConfig | None = None
 
     def start(self) -> None:
-        """Start in threads of its own. LISTEN comes before the first look at the queue."""
+        """Start in threads of its own. LISTEN comes before the first look at the queue.
+
+        Raises:
+            psycopg.OperationalError: the database is away.
+        """
+        with connect(self._url) as connection:
+            self._immich = read_config(connection)
         self._listener.start()
         self._listener.listening.wait(timeout=self._settings.poll_seconds)
         self._threads = [
@@ -125,6 +133,7 @@ class Worker:
             self._settings.max_attempts,
         )
         if not jobs:
+            queue.flush(connection, self._beside())
             self._wake.wait(heard, self._settings.poll_seconds)
             return
         token = jobs[0].token
@@ -157,7 +166,7 @@ class Worker:
         ready: list[Outcome] = []
         delay = 0.0
         try:
-            for outcome in self._processor.run(jobs, self._stop):
+            for outcome in self._processor.run(jobs, self._options(), self._stop):
                 ready.append(outcome)
                 if len(ready) >= _WRITE_EVERY:
                     self._write(connection, token, ready)
@@ -176,7 +185,9 @@ class Worker:
     def _write(self, connection: Connection, token: UUID, outcomes: list[Outcome]) -> None:
         if not outcomes:
             return
-        written = queue.finish(connection, token, outcomes, self._settings.max_attempts)
+        beside = self._beside()
+        written = queue.finish(connection, token, outcomes, self._settings.max_attempts, beside)
+        queue.flush(connection, beside)
         with self._lock:
             for outcome in written:
                 if isinstance(outcome.result, Failure):
@@ -198,6 +209,19 @@ class Worker:
             )
             if self._on_outcome:
                 self._on_outcome(outcome)
+
+    def _options(self) -> OcrOptions:
+        settings = adopt(self._settings, self._immich)
+        return OcrOptions(
+            settings.ocr_min_box_score, settings.ocr_min_text_score, settings.ocr_max_resolution
+        )
+
+    def _beside(self) -> WriteBack:
+        return WriteBack(
+            redone=self._settings.write_back == "on",
+            mend=self._settings.mend == "on",
+            embeddings=same_embeddings(self._settings, self._immich),
+        )
 
     # -- the heartbeat ----------------------------------------------------------------------------
 
@@ -223,6 +247,7 @@ class Worker:
                 self._recent.popleft()
             rate = len(self._recent) / _RATE_WINDOW_SECONDS
             done, failed = self._done, self._failed
+        self._immich = read_config(connection)
         for token in leases:
             queue.renew(connection, token, self._settings.lease_seconds)
         connection.execute(

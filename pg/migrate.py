@@ -41,12 +41,14 @@ class Report:
 
     Attributes:
         applied: names of the files that were run, in order.
+        healed: what had vanished from our tables and has been made again.
         tokenizer: the tokenizer in use.
         stale_rows: texts tokenized by another tokenizer; `retokenize` brings them up to date.
         triggers: how many triggers on Immich's tables were missing and have been made.
     """
 
     applied: list[str]
+    healed: list[str]
     tokenizer: Tokenizer
     stale_rows: int
     triggers: int
@@ -75,15 +77,20 @@ def migrate(
         )
         connection.execute("SET LOCAL client_min_messages = warning")
         connection.execute("SET LOCAL lock_timeout = '30s'")
+        # Some functions are for tables that only an Immich has; in folder mode nobody calls them.
+        connection.execute("SET LOCAL check_function_bodies = off")
         _create_schema(connection)
         applied = _run_migrations(connection)
+        healed = _heal(connection)
         chosen = _choose_tokenizer(connection, tokenizer)
         applied += _run_functions(connection, chosen, vector.version)
         triggers: int = fetch_value(connection, "SELECT indexer_v1.ensure_triggers()")
         stale = stale_rows(connection)
     for name in applied:
         log.info("applied %s", name)
-    return Report(applied, chosen, stale, triggers)
+    for name in healed:
+        log.warning("made again, a restore of Immich had taken it: %s", name)
+    return Report(applied, healed, chosen, stale, triggers)
 
 
 def stale_rows(connection: Connection) -> int:
@@ -205,6 +212,60 @@ def _run_migrations(connection: Connection) -> list[str]:
                 " run once: restore the file, and put the change into a new one."
             )
     return applied
+
+
+def _heal(connection: Connection) -> list[str]:
+    """Make good what a restore of Immich takes along.
+
+    It runs DROP SCHEMA public CASCADE: every foreign key to public.asset, every column of a
+    vector type and every function that mentions one goes, also in our schema.
+    """
+    healed = []
+    if not fetch_value(
+        connection,
+        "SELECT EXISTS (SELECT FROM pg_attribute WHERE attrelid = 'indexer_v1.clip'::regclass"
+        " AND attname = 'embedding' AND NOT attisdropped)",
+    ):
+        model = connection.execute(
+            "SELECT split_part(value, '/', 2)::int FROM indexer_v1.setting"
+            " WHERE name = 'clip_model'"
+        ).fetchone()
+        connection.execute("TRUNCATE indexer_v1.clip")
+        connection.execute(
+            sql.SQL("ALTER TABLE indexer_v1.clip ADD COLUMN embedding halfvec({}) NOT NULL").format(
+                sql.Literal(model[0] if model else 512)
+            )
+        )
+        connection.execute(
+            "CREATE INDEX clip_embedding_idx ON indexer_v1.clip"
+            " USING hnsw (embedding halfvec_cosine_ops) WITH (m = 16, ef_construction = 100)"
+        )
+        healed.append("column indexer_v1.clip.embedding (empty: photos are embedded again)")
+    for table in ("job", "ocr", "clip", "write_back"):
+        if fetch_value(
+            connection,
+            "SELECT EXISTS (SELECT FROM pg_constraint WHERE conrelid = %s::regclass"
+            " AND confrelid = 'public.asset'::regclass)",
+            [f"indexer_v1.{table}"],
+        ):
+            continue
+        name = sql.Identifier("indexer_v1", table)
+        connection.execute(
+            sql.SQL(
+                "DELETE FROM {} t"
+                " WHERE NOT EXISTS (SELECT FROM public.asset a WHERE a.id = t.asset_id)"
+            ).format(name)
+        )
+        connection.execute(
+            sql.SQL(
+                "ALTER TABLE {} ADD FOREIGN KEY (asset_id) REFERENCES public.asset (id)"
+                " ON DELETE CASCADE"
+            ).format(name)
+        )
+        healed.append(f"foreign key of indexer_v1.{table}")
+    if healed:
+        connection.execute("DELETE FROM indexer_v1.migration WHERE starts_with(name, 'functions/')")
+    return healed
 
 
 def _choose_tokenizer(

@@ -279,7 +279,7 @@ END
 $$;
 
 -- One step of the backfill: looks at the next `size` assets after `after` and enqueues those that
--- have a preview but no result and no job. last is NULL at the end.
+-- have a preview but no job, and no result by the models in use. last is NULL at the end.
 CREATE OR REPLACE FUNCTION indexer_v1.backfill(
     after uuid, size integer, OUT last uuid, OUT enqueued bigint)
 LANGUAGE plpgsql VOLATILE
@@ -287,10 +287,13 @@ SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_custom_plan
 AS $$
 DECLARE
+    ocr_model  text := (SELECT value FROM indexer_v1.setting WHERE name = 'ocr_model');
+    clip_model text := (SELECT value FROM indexer_v1.setting WHERE name = 'clip_model');
     page uuid[];
     lost record;
 BEGIN
     enqueued := 0;
+    clip_model := regexp_replace(clip_model, '/[0-9]+$', ''); -- without the dimension
     SELECT array_agg(p.id ORDER BY p.id) INTO page FROM (
         SELECT a.id FROM public.asset a
         WHERE after IS NULL OR a.id > after ORDER BY a.id LIMIT size
@@ -302,8 +305,12 @@ BEGIN
         WHERE EXISTS (SELECT FROM public.asset_file f WHERE f."assetId" = p.id AND f.type = 'preview')
           AND NOT EXISTS (SELECT FROM indexer_v1.job j WHERE j.asset_id = p.id AND j.task = t.task)
           AND CASE t.task
-                  WHEN 'ocr' THEN NOT EXISTS (SELECT FROM indexer_v1.ocr o WHERE o.asset_id = p.id)
-                  ELSE NOT EXISTS (SELECT FROM indexer_v1.clip c WHERE c.asset_id = p.id)
+                  WHEN 'ocr' THEN NOT EXISTS (
+                      SELECT FROM indexer_v1.ocr o
+                      WHERE o.asset_id = p.id AND o.model = coalesce(ocr_model, o.model))
+                  ELSE NOT EXISTS (
+                      SELECT FROM indexer_v1.clip c
+                      WHERE c.asset_id = p.id AND c.model = coalesce(clip_model, c.model))
               END
         GROUP BY t.task
     LOOP

@@ -91,8 +91,83 @@ $$;
 CREATE OR REPLACE TRIGGER immich_indexer BEFORE INSERT ON indexer_v1.reprocess
     FOR EACH ROW EXECUTE FUNCTION indexer_v1.on_reprocess();
 
--- Triggers on Immich's tables are made by this function, so that they can be made again after a
--- restore of Immich has dropped them. Returns how many were missing.
+-- Tags that ask for a photo to be redone, from any Immich client.
+CREATE OR REPLACE FUNCTION indexer_v1.on_tag_asset() RETURNS trigger
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+SET lock_timeout = '2s'
+AS $$
+BEGIN
+    INSERT INTO indexer_v1.reprocess (asset_id, task, tag_id)
+    SELECT n."assetId", CASE t.value WHEN 'reprocess' THEN 'all' ELSE split_part(t.value, '/', 2) END,
+           t.id
+    FROM new_rows n JOIN public.tag t ON t.id = n."tagId"
+    WHERE t.value IN ('reprocess', 'reprocess/ocr', 'reprocess/clip')
+      -- Immich takes tags off and puts them on again when it refreshes metadata.
+      AND NOT EXISTS (SELECT FROM indexer_v1.reprocess r
+                      WHERE r.asset_id = n."assetId" AND r.tag_id = t.id);
+    RETURN NULL;
+EXCEPTION WHEN OTHERS THEN
+    RAISE WARNING 'immich-indexer: % % not queued: %', TG_OP, TG_TABLE_NAME, SQLERRM;
+    RETURN NULL;
+END
+$$;
+
+-- A search text that Immich itself has just broken (see 55_immich.sql) waits to be mended.
+CREATE OR REPLACE FUNCTION indexer_v1.on_ocr_search() RETURNS trigger
+LANGUAGE plpgsql
+SET search_path = pg_catalog, pg_temp
+SET lock_timeout = '2s'
+AS $$
+BEGIN
+    INSERT INTO indexer_v1.write_back (asset_id, what)
+    SELECT n."assetId", 'search_text' FROM new_rows n
+    WHERE indexer_v1.is_broken_search_text(n.text)
+    ON CONFLICT DO NOTHING;
+    IF FOUND THEN
+        PERFORM pg_notify('indexer_v1', '');
+    END IF;
+    RETURN NULL;
+EXCEPTION WHEN OTHERS THEN
+    RAISE WARNING 'immich-indexer: % % not noted: %', TG_OP, TG_TABLE_NAME, SQLERRM;
+    RETURN NULL;
+END
+$$;
+
+-- The triggers on Immich's tables, as far as the tables exist. In folder mode some don't.
+CREATE OR REPLACE FUNCTION indexer_v1.wanted_triggers()
+RETURNS TABLE (table_name text, trigger_name text, function_name text, event text, refers text)
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT t.table_name, 'immich_indexer_' || lower(t.event), 'on_' || t.table_name, t.event, t.refers
+    FROM (VALUES
+        ('asset_file', 'INSERT', 'NEW TABLE AS new_rows'),
+        ('asset_file', 'UPDATE', 'OLD TABLE AS old_rows NEW TABLE AS new_rows'),
+        ('asset_file', 'DELETE', 'OLD TABLE AS old_rows'),
+        ('asset', 'UPDATE', 'OLD TABLE AS old_rows NEW TABLE AS new_rows'),
+        ('tag_asset', 'INSERT', 'NEW TABLE AS new_rows'),
+        ('ocr_search', 'INSERT', 'NEW TABLE AS new_rows'),
+        ('ocr_search', 'UPDATE', 'NEW TABLE AS new_rows')
+    ) AS t(table_name, event, refers)
+    WHERE to_regclass('public.' || t.table_name) IS NOT NULL
+$$;
+
+-- Those that are missing: never made, or dropped by a restore of Immich, or switched off.
+CREATE OR REPLACE FUNCTION indexer_v1.missing_triggers()
+RETURNS TABLE (table_name text, trigger_name text)
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT w.table_name, w.trigger_name
+    FROM indexer_v1.wanted_triggers() w
+    WHERE NOT EXISTS (
+        SELECT FROM pg_trigger t
+        WHERE t.tgrelid = to_regclass('public.' || w.table_name) AND t.tgname = w.trigger_name
+          AND t.tgenabled <> 'D')
+$$;
+
+-- Make what is missing. Returns how many.
 CREATE OR REPLACE FUNCTION indexer_v1.ensure_triggers() RETURNS integer
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -101,22 +176,17 @@ DECLARE
     wanted record;
     made   integer := 0;
 BEGIN
-    FOR wanted IN VALUES
-        ('asset_file', 'on_asset_file', 'INSERT', 'REFERENCING NEW TABLE AS new_rows'),
-        ('asset_file', 'on_asset_file', 'UPDATE',
-         'REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows'),
-        ('asset_file', 'on_asset_file', 'DELETE', 'REFERENCING OLD TABLE AS old_rows'),
-        ('asset', 'on_asset', 'UPDATE', 'REFERENCING OLD TABLE AS old_rows NEW TABLE AS new_rows')
+    FOR wanted IN
+        SELECT w.* FROM indexer_v1.wanted_triggers() w
+        JOIN indexer_v1.missing_triggers() m USING (table_name, trigger_name)
     LOOP
-        CONTINUE WHEN EXISTS (
-            SELECT FROM pg_trigger t
-            WHERE t.tgrelid = ('public.' || wanted.column1)::regclass
-              AND t.tgname = 'immich_indexer_' || lower(wanted.column3));
+        EXECUTE format('DROP TRIGGER IF EXISTS %I ON public.%I',
+                       wanted.trigger_name, wanted.table_name);
         EXECUTE format(
-            'CREATE TRIGGER %I AFTER %s ON public.%I %s FOR EACH STATEMENT '
+            'CREATE TRIGGER %I AFTER %s ON public.%I REFERENCING %s FOR EACH STATEMENT '
             'EXECUTE FUNCTION indexer_v1.%I()',
-            'immich_indexer_' || lower(wanted.column3), wanted.column3, wanted.column1,
-            wanted.column4, wanted.column2);
+            wanted.trigger_name, wanted.event, wanted.table_name, wanted.refers,
+            wanted.function_name);
         made := made + 1;
     END LOOP;
     RETURN made;

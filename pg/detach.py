@@ -1,0 +1,70 @@
+"""Leave a database as if we had never been in it."""
+
+from __future__ import annotations
+
+from psycopg import sql
+
+from pg.connect import Connection
+from pg.query import fetch_value
+
+
+def detach(connection: Connection, *, keep_data: bool = False) -> list[str]:
+    """Remove what `migrate` has made. Safe to repeat; nothing of Immich's is touched.
+
+    Args:
+        keep_data: keep the tables with the results, without triggers and functions: attaching
+            again goes on from there.
+
+    Returns:
+        What was removed, for people.
+    """
+    if not fetch_value(connection, "SELECT to_regnamespace('indexer_v1') IS NOT NULL"):
+        return []
+    removed = []
+    with connection.transaction():
+        connection.execute("SET LOCAL client_min_messages = warning")
+        connection.execute("SET LOCAL lock_timeout = '30s'")
+        triggers = connection.execute(
+            """
+            SELECT c.relname, t.tgname
+            FROM pg_trigger t
+            JOIN pg_class c ON c.oid = t.tgrelid
+            JOIN pg_proc p ON p.oid = t.tgfoid
+            WHERE p.pronamespace = 'indexer_v1'::regnamespace
+              AND c.relnamespace = 'public'::regnamespace
+            ORDER BY 1, 2
+            """
+        ).fetchall()
+        for table, trigger in triggers:
+            connection.execute(
+                sql.SQL("DROP TRIGGER {} ON {}").format(
+                    sql.Identifier(trigger), sql.Identifier("public", table)
+                )
+            )
+            removed.append(f"trigger {trigger} on {table}")
+        removed += _drop_functions(connection) if keep_data else _drop_schema(connection)
+    return removed
+
+
+def _drop_schema(connection: Connection) -> list[str]:
+    tables = connection.execute(
+        "SELECT relname, pg_size_pretty(pg_total_relation_size(oid)) FROM pg_class"
+        " WHERE relnamespace = 'indexer_v1'::regnamespace AND relkind = 'r' ORDER BY relname"
+    ).fetchall()
+    connection.execute("DROP SCHEMA indexer_v1 CASCADE")
+    return [*(f"table indexer_v1.{name} ({size})" for name, size in tables), "schema indexer_v1"]
+
+
+def _drop_functions(connection: Connection) -> list[str]:
+    functions = connection.execute(
+        "SELECT oid::regprocedure::text FROM pg_proc"
+        " WHERE pronamespace = 'indexer_v1'::regnamespace ORDER BY 1"
+    ).fetchall()
+    for (signature,) in functions:
+        # regprocedure has quoted what needs it
+        connection.execute(f"DROP FUNCTION {signature} CASCADE".encode())
+    connection.execute("DROP TEXT SEARCH CONFIGURATION IF EXISTS indexer_v1.zh")
+    connection.execute("DELETE FROM indexer_v1.migration WHERE starts_with(name, 'functions/')")
+    connection.execute("DELETE FROM indexer_v1.job")
+    connection.execute("DELETE FROM indexer_v1.worker")
+    return [f"function {signature}" for (signature,) in functions]
