@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import importlib.metadata
 import importlib.util
 import logging
@@ -86,36 +85,59 @@ def settle(data_dir: Path) -> tuple[Path, Account | None]:
 
 
 def _settle_as_root(data_dir: Path) -> tuple[Path, Account]:
-    name = data_dir.name.lstrip(".") or "data"
-    elsewhere = SHARED_ROOT / f"{name}-{hashlib.sha256(bytes(data_dir)).hexdigest()[:12]}"
-    for folder in (data_dir, elsewhere):
-        if owner := _owner(folder / "cluster"):
-            return folder, owner
-    account = _account()
-    for folder in (data_dir, elsewhere):
-        if folder == elsewhere:
-            _make_shared_root()
-        folder.mkdir(parents=True, exist_ok=True)
-        if not any(folder.iterdir()):
-            os.chown(folder, account.uid, account.gid)
-        if can_enter(account, folder):
-            break
-    else:
+    data_dir.mkdir(parents=True, exist_ok=True)
+    link = data_dir / "elsewhere"
+    if link.exists():
+        data_dir = link.resolve()
+    account = _owner(data_dir / "cluster") or _account()
+    if _hand_over(data_dir, account):
+        return data_dir, account
+    advice = (
+        "To choose the place yourself, start as an ordinary user, or set DATA_DIR to a folder that "
+        "every user may enter."
+    )
+    if (data_dir / "cluster").exists():
+        raise ServerError(
+            f"User {account.name}, whom the embedded server runs as, can't reach its data in "
+            f"{data_dir}. {advice}"
+        )
+    new = _elsewhere(data_dir, link)
+    if not _hand_over(new, account):
         raise ServerError(
             f"User {account.name}, whom the embedded server runs as, can reach neither {data_dir} "
-            f"nor {elsewhere}. Start as an ordinary user, or set DATA_DIR to a folder that every "
-            "user may enter."
+            f"nor {new}. {advice}"
         )
-    if folder == elsewhere:
-        logger.warning(
-            "User %s, whom the embedded server runs as, can't reach %s: its data goes to %s. To "
-            "choose the place yourself, start as an ordinary user, or set DATA_DIR to a folder "
-            "that every user may enter.",
-            account.name,
-            data_dir,
-            elsewhere,
-        )
-    return folder, account
+    logger.warning(
+        "User %s, whom the embedded server runs as, can't reach %s: its data goes to %s. %s",
+        *(account.name, data_dir, new, advice),
+    )
+    return new, account
+
+
+def _hand_over(folder: Path, account: Account) -> bool:
+    """Give a folder to the account if it is empty. True where the account can then enter it."""
+    if any(folder.iterdir()):
+        return can_enter(account, folder)
+    before = folder.stat()
+    os.chown(folder, account.uid, account.gid)
+    if can_enter(account, folder):
+        return True
+    os.chown(folder, before.st_uid, before.st_gid)
+    return False
+
+
+def _elsewhere(data_dir: Path, link: Path) -> Path:
+    """A new folder below SHARED_ROOT that the link leads to. Without the link, it is forgotten:
+    somebody who removes the data folder starts afresh."""
+    _make_shared_root()
+    name = data_dir.name.lstrip(".") or "data"
+    new = Path(tempfile.mkdtemp(prefix=f"{name}-", dir=SHARED_ROOT))
+    link.unlink(missing_ok=True)
+    try:
+        link.symlink_to(new)
+    except FileExistsError:  # another process was faster
+        new.rmdir()
+    return link.resolve()
 
 
 def _owner(cluster: Path) -> Account | None:

@@ -74,9 +74,9 @@ class Server:
     Authentication is ``trust``: everybody on this machine may connect.
 
     Args:
-        data_dir: made where missing. Where root's server can't reach it, a folder below
+        data_dir: made where missing. Where root's server can't reach it, a new folder below
             ``/var/lib/immich-indexer`` is taken instead, with a warning; the attribute
-            ``data_dir`` then says which.
+            ``data_dir`` and a link ``elsewhere`` in the folder asked for then say which.
         bin_dir: ``bin`` folder of a PostgreSQL of 14 or later; None: the wheel's.
         port: 0: the port of the last run while it is free, else any free one.
         settings: for ``postgresql.conf``, beside ours.

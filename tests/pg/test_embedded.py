@@ -290,8 +290,28 @@ def test_unreachable_data_folder(
     assert server.data_dir.parent == folder / "shared"
     assert f"can't reach {private / 'data'}: its data goes to {server.data_dir}" in caplog.text
     assert stat.S_IMODE(private.stat().st_mode) == 0o700
-    with Server(private / "data") as server:
-        assert query(server.start(), "SELECT answer FROM kept") == "42"
+    assert (private / "data").stat().st_uid == 0
+
+    caplog.clear()
+    with Server(private / "data") as again:
+        assert query(again.start(), "SELECT answer FROM kept") == "42"
+        assert again.data_dir == server.data_dir
+    assert not caplog.text
+
+    shutil.rmtree(private / "data")
+    with Server(private / "data") as afresh:
+        assert query(afresh.start(), "SELECT to_regclass('kept')") == "None"
+        assert afresh.data_dir != server.data_dir
+
+
+@needs_root
+def test_data_folder_that_became_unreachable(folder: Path) -> None:
+    (folder / "parent").mkdir(mode=0o755)
+    with Server(folder / "parent" / "data"):
+        pass
+    (folder / "parent").chmod(0o700)
+    with pytest.raises(ServerError, match=r"can't reach its data in .*DATA_DIR"):
+        Server(folder / "parent" / "data").start()
 
 
 @needs_root
