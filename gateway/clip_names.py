@@ -9,12 +9,10 @@ from __future__ import annotations
 import logging
 
 from gateway.errors import Unprocessable
+from indexer.models.clip import MODELS
 from indexer.models.types import ClipInfo
 
 log = logging.getLogger(__name__)
-
-CN_CLIP = {"ViT-B-16": 512, "ViT-L-14": 768, "ViT-L-14-336": 768, "ViT-H-14": 1024, "RN50": 1024}
-"""cn-clip's architectures and the lengths of their embeddings."""
 
 # CLIP_MODEL_INFO in immich-app/immich, server/src/constants.ts, as of 2.x and 3.x.
 _IMMICH: dict[int, tuple[str, ...]] = {
@@ -121,7 +119,8 @@ class ClipNames:
         architecture = last.partition("__")[0]
         if prefix.rpartition("/")[2].lower() == "cn-clip":
             if architecture != served.name:
-                raise Unprocessable(self._refusal(name, CN_CLIP.get(architecture), served))
+                known = MODELS.get(architecture)
+                raise Unprocessable(self._refusal(name, known.dim if known else None, served))
             return
         dim = IMMICH.get(last)
         if dim is None and architecture == served.name:
@@ -149,7 +148,7 @@ class ClipNames:
         architecture = name.rpartition("/")[2].partition("__")[0]
         change = (
             f" To serve that one, set CLIP_MODEL={architecture}."
-            if architecture in CN_CLIP and architecture != served.name
+            if architecture in MODELS and architecture != served.name
             else ""
         )
         return (

@@ -23,6 +23,7 @@ _LOST = (
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # of a statement begun on a connection that is just going
 )
 _REFUSED = (
     asyncpg.TooManyConnectionsError,
@@ -94,8 +95,10 @@ class Database:
         try:
             return await self._fetch(sql, *values)
         except _LOST:
-            # A pooled connection from before a restart of the server fails once, at first use.
-            log.info("database connection lost, trying once more")
+            # Pooled connections from before a restart of the server fail at their next use.
+            log.info("database connection lost, trying once more on a new one")
+            if self._pool is not None:
+                await self._pool.expire_connections()
         try:
             return await self._fetch(sql, *values)
         except _LOST as error:

@@ -47,7 +47,7 @@ class ImmichMl:
         """Send a request to ``/predict`` there as it is, and give its answer back as it is.
 
         Raises:
-            NotConfigured, BadGateway
+            BadGateway: no answer.
         """
         kept = {name: headers[name] for name in _REQUEST_HEADERS if name in headers}
         status, answer, content = await self._post(kept, body, headers)
@@ -69,15 +69,13 @@ class ImmichMl:
             headers: of the request that this is for.
 
         Raises:
-            NotConfigured, BadGateway
-            HTTPException: the status that the other server answered with.
+            BadGateway: no answer, an error, or nothing that can be understood.
         """
         body, content_type = write_form({"entries": msgspec.json.encode(entries), **parts})
         status, _, content = await self._post({"content-type": content_type}, body, headers)
         if not 200 <= status < 300:
-            raise HTTPException(
-                status_code=status,
-                detail=f"Immich's ML server answered {status} for {', '.join(entries)}.",
+            raise BadGateway(
+                f"Immich's ML server (IMMICH_API) answered {status} for {', '.join(entries)}."
             )
         try:
             return msgspec.json.decode(content, type=dict[str, Any])

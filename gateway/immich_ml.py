@@ -41,8 +41,8 @@ class _Recognition(msgspec.Struct, rename="camel"):
     min_score: Annotated[float, Meta(ge=0, le=1)] | None = None
 
 
-Entries = dict[str, dict[str, Entry]]
-"""Task → type → model, as Immich sends it."""
+Entries = Mapping[str, object]
+"""By task: its types and their models, in any form that encodes to what Immich sends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,16 +94,19 @@ def parse_entries(raw: bytes, settings: Settings) -> Asked:
         Unprocessable: not JSON, not of the form, no task, or a task that makes no sense.
     """
     try:
-        entries = msgspec.json.decode(raw, type=Entries)
+        entries = msgspec.json.decode(raw, type=dict[str, dict[str, msgspec.Raw]])
+        clip, ocr = (
+            {kind: msgspec.json.decode(entry, type=Entry) for kind, entry in types.items()}
+            for types in (entries.pop("clip", {}), entries.pop("ocr", {}))
+        )
     except msgspec.DecodeError as error:
         raise Unprocessable(f"The entries have the wrong form: {error}.") from None
-    if not any(entries.values()):
+    if not (clip or ocr or any(entries.values())):
         raise Unprocessable("The entries name no task.")
-    elsewhere = {task: types for task, types in entries.items() if task not in {"clip", "ocr"}}
     return Asked(
-        clip=_clip(entries["clip"]) if entries.get("clip") else None,
-        ocr=_ocr(entries["ocr"], settings) if entries.get("ocr") else None,
-        elsewhere=elsewhere,
+        clip=_clip(clip) if clip else None,
+        ocr=_ocr(ocr, settings) if ocr else None,
+        elsewhere=entries,
     )
 
 

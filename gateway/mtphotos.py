@@ -22,7 +22,7 @@ from msgspec import Meta
 
 from gateway.errors import AnyRequest, BadGateway, NotConfigured, Unprocessable
 from gateway.forms import read_form
-from gateway.immich_ml import FACES, Entry
+from gateway.immich_ml import FACES
 from gateway.openapi import MT_PHOTOS, Problem, multipart_operation
 from gateway.services import Services
 from indexer.models.images import Photo
@@ -144,8 +144,8 @@ async def represent(request: AnyRequest, services: NamedDependency[Services]) ->
         return _unreadable(error)
     entries = {
         FACES: {
-            "detection": Entry(_FACE_MODEL, {"minScore": _FACE_MIN_SCORE}),
-            "recognition": Entry(_FACE_MODEL),
+            "detection": {"modelName": _FACE_MODEL, "options": {"minScore": _FACE_MIN_SCORE}},
+            "recognition": {"modelName": _FACE_MODEL},
         }
     }
     services.immich_ml.check(entries)
@@ -173,7 +173,8 @@ def require_key(
     if not expected:
         raise NotConfigured("MT Photos' API is off. Set API_KEY to the key that MT Photos sends.")
     given = connection.headers.get("api-key", "")
-    if not hmac.compare_digest(given.encode(), expected.encode()):
+    # Headers come decoded as Latin-1; a key in Chinese is UTF-8 in it.
+    if not hmac.compare_digest(given.encode("latin-1"), expected.encode()):
         raise NotAuthorizedException("Invalid API key")
 
 

@@ -11,7 +11,7 @@ from litestar import get, post
 from litestar.di import NamedDependency
 from litestar.exceptions import NotFoundException
 from litestar.openapi.datastructures import ResponseSpec
-from litestar.params import FromPath, QueryParameter
+from litestar.params import FromPath, PathParameter, QueryParameter
 
 from gateway.auth import Caller, refuse_cross_site
 from gateway.openapi import IMMICH_USER, Problem
@@ -91,7 +91,7 @@ async def reprocess(
     responses=_RESPONSES,
 )
 async def reprocess_status(
-    request_id: FromPath[int],
+    request_id: Annotated[int, PathParameter(ge=1, le=2**63 - 1)],
     services: NamedDependency[Services],
     caller: NamedDependency[Caller],
 ) -> ReprocessRequest:

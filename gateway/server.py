@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import uvicorn
 from litestar import Litestar
@@ -19,15 +20,41 @@ log = logging.getLogger(__name__)
 
 _GRACE_SECONDS = 30
 _START_SECONDS = 60.0
+_NOT_STARTED = "The gateway did not start; its log says why."
 
 
-class BindError(Exception):
+class StartError(Exception):
+    """The gateway can't be started; the message says why, or where to read it."""
+
+
+class BindError(StartError):
     """The address can't be listened on; the message says why and what to change."""
+
+
+class _Server(uvicorn.Server):
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Stop at SIGINT and SIGTERM; return then, so that whoever called can stop the rest.
+
+        uvicorn's own raises the signal again at the end, and SIGTERM kills the process there.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        handlers = {
+            number: signal.signal(number, self.handle_exit)
+            for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        try:
+            yield
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
 
 
 def make_server(app: Litestar, settings: Settings) -> uvicorn.Server:
     """Make a server; ``should_exit = True`` stops it from another thread."""
-    return uvicorn.Server(
+    return _Server(
         uvicorn.Config(
             app,
             host=settings.host,
@@ -50,14 +77,20 @@ def make_server(app: Litestar, settings: Settings) -> uvicorn.Server:
 
 
 def serve(app: Litestar, settings: Settings) -> None:
-    """Serve until SIGINT or SIGTERM; requests that run then get 30 s. For the main thread.
+    """Serve until SIGINT or SIGTERM, then return; requests that run get 30 s to end.
+
+    For the main thread: only there can signals be caught.
 
     Raises:
         BindError
+        StartError: the application didn't start; the log says why.
     """
     with _listening(settings) as listener:
         log.info("listening url=%s", _url(settings.host, listener))
-        make_server(app, settings).run(sockets=[listener])
+        server = make_server(app, settings)
+        _run(server, listener)
+        if not server.started:
+            raise StartError(_NOT_STARTED)
 
 
 @contextmanager
@@ -66,13 +99,11 @@ def running(app: Litestar, settings: Settings) -> Iterator[str]:
 
     Raises:
         BindError
-        RuntimeError: the application didn't start; the log says why.
+        StartError: the application didn't start; the log says why.
     """
     with _listening(settings) as listener:
         server = make_server(app, settings)
-        thread = threading.Thread(
-            target=server.run, args=([listener],), name="gateway", daemon=True
-        )
+        thread = threading.Thread(target=_run, args=(server, listener), name="gateway", daemon=True)
         thread.start()
         try:
             _wait_until_started(server, thread)
@@ -82,11 +113,17 @@ def running(app: Litestar, settings: Settings) -> Iterator[str]:
             thread.join(_GRACE_SECONDS + 5)
 
 
+def _run(server: uvicorn.Server, listener: socket.socket) -> None:
+    # uvicorn's way to say that the application didn't start is to exit the process
+    with suppress(SystemExit):
+        server.run(sockets=[listener])
+
+
 def _wait_until_started(server: uvicorn.Server, thread: threading.Thread) -> None:
     deadline = time.monotonic() + _START_SECONDS
     while not server.started:
         if not thread.is_alive() or time.monotonic() > deadline:
-            raise RuntimeError("The gateway did not start; its log says why.")
+            raise StartError(_NOT_STARTED)
         time.sleep(0.01)
 
 

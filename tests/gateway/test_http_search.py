@@ -1,0 +1,317 @@
+"""Search, redo and health over HTTP, against a real PostgreSQL."""
+
+import json
+import uuid
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import psycopg
+import pytest
+from doubles import Failing, Recording
+
+from gateway.database import Database
+from gateway.search import MAX_LIMIT, MAX_OFFSET, MAX_QUERY_LENGTH
+from indexer.models.types import Lane, ModelUnavailable
+
+Connection = psycopg.Connection[Any]
+ANNA, BORIS, CLARA = (uuid.UUID(int=n) for n in (1, 2, 3))
+
+
+@pytest.fixture
+def photo(rows: Connection, engine: Any) -> Callable[..., uuid.UUID]:
+    """Adds an indexed photo: its file's name, the text in it, a caption of what it shows."""
+    rows.cursor().executemany(
+        'INSERT INTO "user" (id, email, name) VALUES (%s, %s, %s)',
+        [(ANNA, "a@x", "Anna"), (BORIS, "b@x", "Boris"), (CLARA, "c@x", "Clara")],
+    )
+
+    def add(name: str, text: str = "", shows: str = "", owner: uuid.UUID = ANNA) -> uuid.UUID:
+        asset = uuid.uuid4()
+        rows.execute(
+            """
+            INSERT INTO asset (id, "ownerId", type, "originalPath", "originalFileName",
+                "fileCreatedAt", "fileModifiedAt", "localDateTime", checksum, "checksumAlgorithm")
+            VALUES (%s, %s, 'IMAGE', %s, %s, now(), now(), now(), %s, 'sha1')
+            """,
+            [asset, owner, f"/photos/{name}", name, asset.bytes],
+        )
+        rows.execute(
+            """INSERT INTO asset_file ("assetId", type, path) VALUES (%s, 'preview', '/p')""",
+            [asset],
+        )
+        if text:
+            rows.execute(
+                """
+                INSERT INTO indexer_v1.ocr (asset_id, text, lines, tsv, tokenizer, model,
+                    content_hash)
+                VALUES (%s, %s, '[]', indexer_v1.to_tsvector(%s), indexer_v1.tokenizer(), 'm',
+                    sha256('x'))
+                """,
+                [asset, text, text],
+            )
+        if shows:
+            vector = engine.embed_text(shows, Lane.BULK).result()
+            rows.execute(
+                "INSERT INTO indexer_v1.clip (asset_id, embedding, model, content_hash)"
+                " VALUES (%s, %s::halfvec, 'm', sha256('x'))",
+                [asset, str(vector.tolist())],
+            )
+        return asset
+
+    return add
+
+
+@pytest.fixture
+def client(gateway: Any, indexed_database: str) -> httpx.Client:
+    """A gateway in folder mode, with the database."""
+    started: httpx.Client = gateway(database=Database(indexed_database))
+    return started
+
+
+def names(answer: httpx.Response) -> list[str]:
+    assert answer.status_code == 200, answer.text
+    return [result["file_name"] for result in answer.json()["results"]]
+
+
+def test_finds_text_and_pictures_in_one_ranking(client: httpx.Client, photo: Any) -> None:
+    both = photo("both.jpg", text="红色的圆 发票", shows="红色的圆")
+    photo("seen.jpg", shows="红色的圆")
+    photo("read.jpg", text="红色的圆")
+    photo("other.jpg", text="收据", shows="蓝色的正方形")
+    answer = client.get("/search", params={"q": "红色的圆"})
+    assert names(answer)[0] == "both.jpg"
+    assert set(names(answer)[1:3]) == {"seen.jpg", "read.jpg"}
+    page = answer.json()
+    assert page["picture_search"] is True
+    assert page["picture_problem"] is None
+    assert page["next_offset"] is None
+    best = page["results"][0]
+    assert best.keys() == {
+        "asset_id", "file_name", "path", "score",
+        "text_rank", "text_score", "vector_rank", "vector_distance",
+    }  # fmt: skip
+    assert (best["asset_id"], best["path"]) == (str(both), "/photos/both.jpg")
+    assert best["text_rank"] in {1, 2}
+    assert best["vector_rank"] in {1, 2}
+    assert best["vector_distance"] == pytest.approx(0, abs=1e-3)
+    read = next(r for r in page["results"] if r["file_name"] == "read.jpg")
+    assert read["vector_rank"] is None
+    assert read["vector_distance"] is None
+
+
+def test_post_does_the_same(client: httpx.Client, photo: Any) -> None:
+    photo("a.jpg", text="发票")
+    asked = {"q": "发票", "limit": 10, "offset": 0, "method": "weighted"}
+    posted, got = client.post("/search", json=asked), client.get("/search", params=asked)
+    assert names(posted) == ["a.jpg"]
+    assert posted.json() == got.json()
+
+
+@pytest.mark.parametrize(
+    ("query", "embedded"),
+    [
+        ("红色的圆", "红色的圆"),
+        ("ocr:红色的圆", None),
+        ("OCR： 红色的圆", None),
+        ("圆 -发票", "圆"),
+        ('"红色的圆" -"两个 词"', "红色的圆"),
+        ("-发票", None),
+        ("", None),
+        ("  ", None),
+        ("a\x00b", "a b"),
+    ],
+)
+def test_what_of_a_query_is_embedded(
+    gateway: Any,
+    engine: Any,
+    indexed_database: str,
+    photo: Any,
+    query: str,
+    embedded: str | None,
+) -> None:
+    asked: list[tuple[str, Lane]] = []
+
+    class Listening(Recording):
+        def embed_text(self, text: str, lane: Lane) -> Any:
+            asked.append((text, lane))
+            return engine.embed_text(text, lane)
+
+    photo("a.jpg", text="红色的圆", shows="红色的圆")
+    client = gateway(engine=Listening(engine), database=Database(indexed_database))
+    answer = client.get("/search", params={"q": query})
+    assert answer.status_code == 200
+    assert asked == ([(embedded, Lane.INTERACTIVE)] if embedded else [])
+    assert answer.json()["picture_search"] is (embedded is not None)
+
+
+def test_without_clip_text_is_searched_and_the_answer_says_so(
+    gateway: Any, engine: Any, indexed_database: str, photo: Any
+) -> None:
+    photo("read.jpg", text="发票")
+    photo("seen.jpg", shows="发票")
+    away = Failing(engine, ModelUnavailable("put clip_cn.pt into /models"))
+    client = gateway(engine=away, database=Database(indexed_database))
+    answer = client.get("/search", params={"q": "发票"})
+    assert names(answer) == ["read.jpg"]
+    assert answer.json()["picture_search"] is False
+    assert answer.json()["picture_problem"] == "put clip_cn.pt into /models"
+    health = client.get("/health").json()
+    assert health["status"] == "degraded"
+    assert health["clip"]["problem"] == "put clip_cn.pt into /models"
+    assert client.get("/health/ready").status_code == 200
+
+
+def test_pages(client: httpx.Client, photo: Any) -> None:
+    for number in range(5):
+        photo(f"{number}.jpg", text="发票" * (number + 1))
+    seen: list[str] = []
+    offset: int | None = 0
+    for _ in range(4):
+        answer = client.get("/search", params={"q": "ocr:发票", "limit": 2, "offset": offset})
+        seen += names(answer)
+        offset = answer.json()["next_offset"]
+        if offset is None:
+            break
+    assert len(seen) == 5
+    assert set(seen) == {f"{number}.jpg" for number in range(5)}
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {},
+        {"q": "x" * (MAX_QUERY_LENGTH + 1)},
+        {"q": "x", "limit": 0},
+        {"q": "x", "limit": MAX_LIMIT + 1},
+        {"q": "x", "limit": "many"},
+        {"q": "x", "offset": -1},
+        {"q": "x", "offset": MAX_OFFSET + 1},
+        {"q": "x", "method": "best"},
+    ],
+)
+def test_wrong_parameters(client: httpx.Client, wrong: dict[str, Any]) -> None:
+    for answer in (client.get("/search", params=wrong), client.post("/search", json=wrong)):
+        assert answer.status_code == 400
+        assert answer.json()["detail"]
+
+
+def test_bodies_that_are_no_search(client: httpx.Client) -> None:
+    for body in (b"{", b"[]", b"null", json.dumps({"q": "x", "other": 1}).encode(), b"\xff"):
+        answer = client.post("/search", content=body, headers={"content-type": "application/json"})
+        assert answer.status_code == 400, body
+    big = client.post("/search", json={"q": "x" * 100_000})
+    assert big.status_code == 413
+
+
+def test_longest_query_and_farthest_page(client: httpx.Client, photo: Any) -> None:
+    photo("a.jpg", text="发票", shows="发票")
+    for query in ("发" * MAX_QUERY_LENGTH, '"' * MAX_QUERY_LENGTH, "-" * MAX_QUERY_LENGTH):
+        farthest = {"q": query, "limit": MAX_LIMIT, "offset": MAX_OFFSET}
+        assert client.get("/search", params=farthest).status_code == 200
+
+
+def test_redo_a_photo(client: httpx.Client, photo: Any, rows: Connection) -> None:
+    asset = photo("a.jpg")
+    answer = client.post(f"/assets/{asset}/reprocess", params={"task": "ocr"})
+    assert answer.status_code == 202
+    made = answer.json()
+    assert (made["asset_id"], made["task"], made["status"]) == (str(asset), "ocr", "waiting")
+    assert client.get(f"/reprocess/{made['id']}").json() == made
+    jobs = rows.execute(
+        "SELECT task, force FROM indexer_v1.job WHERE asset_id = %s AND priority > 0", [asset]
+    ).fetchall()
+    assert jobs == [("ocr", True)]
+    rows.execute("SELECT indexer_v1.stamp_reprocess(%s, 'ocr')", [asset])
+    done = client.get(f"/reprocess/{made['id']}").json()
+    assert (done["status"], done["remaining"]) == ("done", [])
+    assert done["finished_at"]
+    both = client.post(f"/assets/{asset}/reprocess").json()
+    assert (both["task"], both["remaining"]) == ("all", ["ocr", "clip"])
+
+
+def test_redo_what_is_not_there(client: httpx.Client, photo: Any) -> None:
+    assert client.post(f"/assets/{uuid.uuid4()}/reprocess").status_code == 404
+    assert client.post("/assets/no-id/reprocess").status_code == 404
+    assert client.get("/reprocess/12345").status_code == 404
+    assert client.get(f"/reprocess/{2**70}").status_code == 400
+    assert client.get("/reprocess/x").status_code == 404
+    assert client.post(f"/assets/{photo('a.jpg')}/reprocess?task=faces").status_code == 400
+
+
+def test_health(client: httpx.Client, photo: Any) -> None:
+    asset = photo("a.jpg")
+    client.post(f"/assets/{asset}/reprocess", params={"task": "clip"})
+    health = client.get("/health")
+    assert health.status_code == 200
+    state = health.json()
+    assert state["status"] == "ok"
+    assert state["database"]["problem"] is None
+    queue = {(row["task"], row["state"]): row["jobs"] for row in state["database"]["queue"]}
+    assert queue == {("ocr", "waiting"): 1, ("clip", "waiting"): 1}
+    assert (state["clip"]["model"], state["clip"]["problem"]) == ("stand-in", None)
+    assert state["faces"] == "off"
+    assert state["engine"]["ocr"]["waiting"] == {"interactive": 0, "bulk": 0}
+    assert client.get("/health/live").json() == {"status": "ok"}
+    assert client.get("/health/ready").json() == {"status": "ok", "problem": None}
+
+
+def test_a_database_that_is_not_migrated(gateway: Any, empty_database: str) -> None:
+    client = gateway(database=Database(empty_database))
+    for path in ("/search?q=x", "/reprocess/1"):
+        answer = client.get(path)
+        assert answer.status_code == 503
+        assert "immich-indexer migrate" in answer.json()["detail"]
+    assert client.get("/health/ready").status_code == 503
+    assert "immich-indexer migrate" in client.get("/health").json()["database"]["problem"]
+
+
+def test_a_database_that_is_away(gateway: Any) -> None:
+    client = gateway(database=Database("postgresql://me:secret@127.0.0.1:9/none"))
+    for answer in (
+        client.get("/search?q=x"),
+        client.post("/search", json={"q": "x"}),
+        client.post(f"/assets/{uuid.uuid4()}/reprocess"),
+        client.get("/reprocess/1"),
+    ):
+        assert answer.status_code == 503
+        assert "PostgreSQL can't be used" in answer.json()["detail"]
+        assert "secret" not in answer.text
+    assert client.get("/ping").text == "pong"
+    assert client.get("/health/live").status_code == 200
+    assert client.get("/health/ready").status_code == 503
+    assert client.get("/health").json()["status"] == "degraded"
+
+
+def test_wrong_password_and_wrong_name(gateway: Any, indexed_database: str) -> None:
+    wrong = indexed_database.rpartition("/")[0] + "/no_such_database"
+    answer = gateway(database=Database(wrong)).get("/search?q=x")
+    assert answer.status_code == 503
+    assert "no_such_database" in answer.json()["detail"]
+
+
+def test_connections_that_the_server_dropped(
+    client: httpx.Client, photo: Any, rows: Connection
+) -> None:
+    photo("a.jpg", text="发票")
+    assert names(client.get("/search?q=ocr:发票")) == ["a.jpg"]
+    dropped = rows.execute(
+        "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+    ).fetchone()
+    assert dropped
+    assert dropped[0] > 0
+    assert names(client.get("/search?q=ocr:发票")) == ["a.jpg"]
+
+
+def test_a_query_that_takes_too_long(
+    gateway: Any, indexed_database: str, rows: Connection, photo: Any
+) -> None:
+    photo("a.jpg", text="发票")
+    client = gateway(database=Database(indexed_database, seconds=1))
+    with rows.transaction():
+        rows.execute("LOCK TABLE asset IN ACCESS EXCLUSIVE MODE")
+        answer = client.get("/search?q=发票")
+    assert answer.status_code == 503
+    assert "longer than 1 s" in answer.json()["detail"]
+    assert names(client.get("/search?q=ocr:发票")) == ["a.jpg"]
