@@ -71,7 +71,7 @@ def migrate(
         connection.execute("SELECT pg_advisory_xact_lock(%s)", [_ADVISORY_LOCK])
         vector = _check(connection)
         connection.execute(
-            sql.SQL("SET LOCAL search_path = pg_catalog, {}, pg_temp").format(
+            sql.SQL("SET LOCAL search_path = pg_catalog, public, {}, pg_temp").format(
                 sql.Identifier(vector.schema)
             )
         )

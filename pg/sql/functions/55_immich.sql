@@ -1,6 +1,9 @@
 -- Writing into Immich's own tables: redone results, and two stock defects mended. Never inside a
 -- worker's transaction for results: what is to be written waits in write_back.
 --
+-- Functions that write there have public in their search_path (FROM CURRENT, see pg/migrate.py):
+-- Immich's own triggers and defaults call their functions by bare names.
+--
 -- Sources: Immich's server, OcrRepository.upsert and tokenizeForSearch; SmartSearch's upsert; and
 -- what was seen on a running 3.1 server.
 
@@ -61,7 +64,7 @@ $$;
 
 CREATE OR REPLACE FUNCTION indexer_v1.write_back_search_text(asset uuid) RETURNS void
 LANGUAGE sql VOLATILE
-SET search_path = pg_catalog, pg_temp
+SET search_path FROM CURRENT
 AS $$
     UPDATE public.ocr_search s SET text = indexer_v1.right_search_text(asset)
     WHERE s."assetId" = asset AND indexer_v1.is_broken_search_text(s.text)
@@ -72,7 +75,7 @@ $$;
 -- boxes of the unedited one and turns them itself; there only the search text is written.
 CREATE OR REPLACE FUNCTION indexer_v1.write_back_ocr(asset uuid) RETURNS void
 LANGUAGE plpgsql VOLATILE
-SET search_path = pg_catalog, pg_temp
+SET search_path FROM CURRENT
 AS $$
 DECLARE
     read indexer_v1.ocr;
@@ -170,7 +173,7 @@ $$;
 -- it couldn't be done.
 CREATE OR REPLACE FUNCTION indexer_v1.settle_tags(max_rows integer DEFAULT 100) RETURNS bigint
 LANGUAGE plpgsql VOLATILE
-SET search_path = pg_catalog, pg_temp
+SET search_path FROM CURRENT
 SET lock_timeout = '2s'
 AS $$
 DECLARE
@@ -247,7 +250,7 @@ $$;
 -- 3.x remembers an asset's tags in asset_exif too, and a metadata refresh puts those back on.
 CREATE OR REPLACE FUNCTION indexer_v1.copy_tags_to_exif(asset uuid) RETURNS void
 LANGUAGE plpgsql VOLATILE
-SET search_path = pg_catalog, pg_temp
+SET search_path FROM CURRENT
 AS $$
 BEGIN
     IF EXISTS (SELECT FROM pg_attribute a
