@@ -9,6 +9,7 @@ import msgspec
 import psycopg
 import pytest
 import undici
+from doubles import EngineDouble
 
 from gateway.app import create_app
 from gateway.database import Queries
@@ -22,7 +23,7 @@ Gateway = Callable[..., httpx.Client]
 
 @pytest.fixture(scope="session")
 def settings() -> Settings:
-    return Settings(clip_model="stand-in", clip_download="off", port=0)
+    return Settings(clip_model="stand-in", clip_download="off", port=0, api_key="mt_photos_key")
 
 
 @pytest.fixture(scope="session")
@@ -32,16 +33,25 @@ def engine(settings: Settings) -> Iterator[Engine]:
     engine.close()
 
 
+@pytest.fixture(scope="session")
+def plain_url(settings: Settings, engine: Engine) -> Iterator[str]:
+    """URL of one gateway for all tests that change nothing about it; without a database."""
+    with running(create_app(settings, engine, None), settings) as url:
+        yield url
+
+
 @pytest.fixture
-def gateway(settings: Settings, engine: Engine) -> Iterator[Gateway]:
-    """Starts gateways; settings by keyword, also ``engine`` and ``database``."""
+def gateway(settings: Settings, engine: Engine, plain_url: str) -> Iterator[Gateway]:
+    """Returns clients of gateways; settings by keyword, also ``engine`` and ``database``."""
     with ExitStack() as stack:
 
         def start(
             *, database: Queries | None = None, engine: Any = engine, **changed: Any
         ) -> httpx.Client:
-            chosen = msgspec.structs.replace(settings, **changed)
-            url = stack.enter_context(running(create_app(chosen, engine, database), chosen))
+            url = plain_url
+            if database or changed or isinstance(engine, EngineDouble):
+                chosen = msgspec.structs.replace(settings, **changed)
+                url = stack.enter_context(running(create_app(chosen, engine, database), chosen))
             return stack.enter_context(httpx.Client(base_url=url, timeout=60, trust_env=False))
 
         yield start

@@ -15,7 +15,7 @@ from PIL import Image
 
 from indexer.models.types import ModelUnavailable
 
-KEY = {"api-key": "mt_photos_ai_extra"}
+KEY = {"api-key": "mt_photos_key"}
 IMAGE_ROUTES = ("/ocr", "/clip/img", "/represent")
 
 FACE = {
@@ -27,7 +27,7 @@ FACE = {
 
 @pytest.fixture
 def mt(gateway: Any) -> httpx.Client:
-    client: httpx.Client = gateway(api_key=KEY["api-key"])
+    client: httpx.Client = gateway()
     client.headers.update(KEY)
     return client
 
@@ -122,9 +122,7 @@ def test_bodies_without_a_file_or_a_text(mt: httpx.Client) -> None:
         assert mt.post("/clip/txt", content=body, headers=headers).status_code == 400
 
 
-@pytest.mark.parametrize(
-    "given", ["", "wrong", "mt_photos_ai_extra_", "MT_PHOTOS_AI_EXTRA", "密钥"]
-)
+@pytest.mark.parametrize("given", ["", "wrong", "mt_photos_key_", "MT_PHOTOS_KEY", "密钥"])
 def test_wrong_keys(mt: httpx.Client, picture: bytes, given: str) -> None:
     mt.headers = httpx.Headers([(b"api-key", given.encode())])
     for path in ("/check", "/restart", "/restart_v2", "/ocr", "/clip/img", "/clip/txt"):
@@ -141,7 +139,7 @@ def test_no_key_at_all_and_a_key_in_chinese(gateway: Any) -> None:
 
 
 def test_without_a_key_in_the_settings_it_is_off(gateway: Any, picture: bytes) -> None:
-    client = gateway()
+    client = gateway(api_key="")
     for headers in ({}, {"api-key": ""}, KEY):
         client.headers.update(headers)
         for path in ("/check", "/ocr", "/clip/img", "/clip/txt", "/represent", "/restart"):
@@ -152,7 +150,7 @@ def test_without_a_key_in_the_settings_it_is_off(gateway: Any, picture: bytes) -
 
 def test_a_missing_model_is_no_bad_image(gateway: Any, engine: Any, picture: bytes) -> None:
     away = Failing(engine, ModelUnavailable("put clip_cn.pt into /models"))
-    client = gateway(engine=away, api_key=KEY["api-key"])
+    client = gateway(engine=away)
     client.headers.update(KEY)
     for answer in (
         upload(client, "/ocr", picture),
@@ -175,7 +173,7 @@ def test_faces(gateway: Any, picture: bytes) -> None:
         return Answer.json({"facial-recognition": [FACE], "imageHeight": 480, "imageWidth": 640})
 
     with Peer(find) as immich_ml:
-        client = gateway(api_key=KEY["api-key"], immich_api=immich_ml.url)
+        client = gateway(immich_api=immich_ml.url)
         client.headers.update(KEY)
         answer = upload(client, "/represent", picture)
         assert client.post("/check").json()["recognition_model"] == "buffalo_l"
@@ -204,7 +202,7 @@ def test_faces(gateway: Any, picture: bytes) -> None:
 )
 def test_faces_that_are_none(gateway: Any, picture: bytes, reply: Answer | None) -> None:
     with Peer(lambda _: reply) as immich_ml:
-        client = gateway(api_key=KEY["api-key"], immich_api=immich_ml.url)
+        client = gateway(immich_api=immich_ml.url)
         client.headers.update(KEY)
         answer = upload(client, "/represent", picture)
     assert answer.status_code == 502
