@@ -1,6 +1,8 @@
 """Search, redo and health over HTTP, against a real PostgreSQL."""
 
 import json
+import threading
+import time
 import uuid
 from collections.abc import Callable
 from typing import Any
@@ -11,6 +13,7 @@ import pytest
 from doubles import Failing, Recording
 
 from gateway.database import Database
+from gateway.errors import DatabaseUnavailable
 from gateway.search import MAX_LIMIT, MAX_OFFSET, MAX_QUERY_LENGTH
 from indexer.models.types import Lane, ModelUnavailable
 
@@ -294,14 +297,46 @@ def test_connections_that_the_server_dropped(
     client: httpx.Client, photo: Any, rows: Connection
 ) -> None:
     photo("a.jpg", text="发票")
-    assert names(client.get("/search?q=ocr:发票")) == ["a.jpg"]
+    answers: list[httpx.Response] = []
+    searches = [
+        threading.Thread(target=lambda: answers.append(client.get("/search?q=ocr:发票")))
+        for _ in range(4)
+    ]
+    with rows.transaction():  # all four wait here, each on a connection of its own
+        rows.execute("LOCK TABLE asset IN ACCESS EXCLUSIVE MODE")
+        for search in searches:
+            search.start()
+        waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'asset'::regclass"
+        while (rows.execute(waiting).fetchone() or [0])[0] < len(searches):
+            time.sleep(0.01)
+    for search in searches:
+        search.join()
+    assert [names(answer) for answer in answers] == [["a.jpg"]] * 4
     dropped = rows.execute(
         "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity"
         " WHERE datname = current_database() AND pid <> pg_backend_pid()"
     ).fetchone()
-    assert dropped
-    assert dropped[0] > 0
+    assert dropped == (len(searches),)
     assert names(client.get("/search?q=ocr:发票")) == ["a.jpg"]
+
+
+async def test_a_connection_lost_in_mid_statement_is_tried_once_more(rows: Connection) -> None:
+    rows.execute("CREATE SEQUENCE tries")  # counts across the transaction that is lost
+    suicide = """
+        SELECT CASE WHEN nextval('tries') <= $1 THEN pg_terminate_backend(pg_backend_pid()) END,
+               currval('tries') AS tries
+    """
+    info = rows.info
+    database = Database(f"postgresql://{info.user}@{info.host}:{info.port}/{info.dbname}")
+    await database.open()
+    try:
+        row = await database.fetch_one(suicide, 1)
+        assert row["tries"] == 2
+        with pytest.raises(DatabaseUnavailable, match="PostgreSQL can't be used"):
+            await database.fetch(suicide, 10)
+        assert rows.execute("SELECT last_value FROM tries").fetchone() == (4,)
+    finally:
+        await database.close()
 
 
 def test_a_query_that_takes_too_long(
