@@ -44,9 +44,11 @@ class Caller:
 
     Attributes:
         user: id of the Immich user; None where there are no users (folder mode).
+        folder: folder mode: the owner that stands for the folder of photos that is served.
     """
 
     user: UUID | None
+    folder: UUID | None = None
 
     async def owners(self, database: Queries) -> list[UUID] | None:
         """Whose photos may be found: the user's, and those that partners show in the timeline.
@@ -54,7 +56,7 @@ class Caller:
         None means everybody's.
         """
         if self.user is None:
-            return None
+            return None if self.folder is None else [self.folder]
         rows = await database.fetch(
             'SELECT "sharedById" FROM partner WHERE "sharedWithId" = $1 AND "inTimeline"',
             self.user,

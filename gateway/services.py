@@ -10,6 +10,7 @@ from gateway.database import NoDatabase, Queries
 from gateway.errors import AnyRequest
 from gateway.faces import ImmichMl
 from gateway.inference import Inference
+from indexer.library import owner_of
 from indexer.models.engine import Engine
 from indexer.settings import Settings
 
@@ -48,4 +49,5 @@ async def provide_caller(request: AnyRequest, services: NamedDependency[Services
     if services.settings.attached:
         return Caller(await services.users.user(request))
     check_local(request)
-    return Caller(None)
+    folder = services.settings.photos_dir
+    return Caller(None, owner_of(folder) if folder else None)

@@ -1,6 +1,6 @@
-"""Draw the sample photos, and write what is on them to ``samples/truth.json``.
+"""Draw the sample photos, and write what is on them to ``immich_indexer/samples/truth.json``.
 
-    python scripts/make_samples.py            # into samples/
+    python scripts/make_samples.py            # into immich_indexer/samples/
 
 Needs Debian's fonts-noto-cjk, fonts-lxgw-wenkai and fontconfig. Drawn again with the same
 versions of these and of Pillow, the photos come out the same.
@@ -24,7 +24,7 @@ import shapes
 from drawing import Page, photograph
 from PIL import Image
 
-SAMPLES = Path(__file__).parent.parent / "samples"
+SAMPLES = Path(__file__).parent.parent / "immich_indexer/samples"
 MAX_BYTES = 4_000_000
 ROTATED_90_BY_EXIF = 6  # "the top of the picture is at the right of the file"
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import Image
 
 CAPTURES = Path(__file__).parents[1] / "data" / "captures"
-SAMPLES = Path(__file__).parents[2] / "samples"
+SAMPLES = Path(__file__).parents[2] / "immich_indexer/samples"
 
 BOUNDARY = "----formdata-undici-058332862088"
 
