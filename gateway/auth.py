@@ -50,6 +50,11 @@ class Caller:
     user: UUID | None
     folder: UUID | None = None
 
+    @property
+    def owner(self) -> UUID | None:
+        """Whose photos may be changed; None means everybody's."""
+        return self.user or self.folder
+
     async def owners(self, database: Queries) -> list[UUID] | None:
         """Whose photos may be found: the user's, and those that partners show in the timeline.
 

@@ -76,7 +76,7 @@ async def reprocess(
         """,  # noqa: S608 - a constant
         asset_id,
         task,
-        caller.user,
+        caller.owner,
     )
     if row is None:
         raise NotFoundException("There is no such photo, or it isn't yours.")
@@ -103,7 +103,7 @@ async def reprocess_status(
             SELECT FROM asset WHERE asset.id = asset_id AND "ownerId" = $2))
         """,  # noqa: S608 - a constant
         request_id,
-        caller.user,
+        caller.owner,
     )
     if row is None:
         raise NotFoundException("There is no such request, or it isn't about a photo of yours.")

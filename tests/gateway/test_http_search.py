@@ -5,6 +5,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,6 +16,7 @@ from doubles import Failing, Recording
 from gateway.database import Database
 from gateway.errors import DatabaseUnavailable
 from gateway.search import MAX_LIMIT, MAX_OFFSET, MAX_QUERY_LENGTH
+from indexer.library import owner_of
 from indexer.models.types import Lane, ModelUnavailable
 
 Connection = psycopg.Connection[Any]
@@ -240,6 +242,19 @@ def test_redo_what_is_not_there(client: httpx.Client, photo: Any) -> None:
     assert client.get(f"/reprocess/{2**70}").status_code == 400
     assert client.get("/reprocess/x").status_code == 404
     assert client.post(f"/assets/{photo('a.jpg')}/reprocess?task=faces").status_code == 400
+
+
+def test_folder_mode_shows_the_served_folder_alone(
+    gateway: Any, rows: Connection, indexed_database: str, photo: Any, tmp_path: Path
+) -> None:
+    served = owner_of(tmp_path)
+    rows.execute("INSERT INTO \"user\" (id, email) VALUES (%s, 'folder@x')", [served])
+    ours = photo("ours.jpg", text="发票", owner=served)
+    theirs = photo("of another folder.jpg", text="发票")
+    client = gateway(database=Database(indexed_database), photos_dir=tmp_path)
+    assert names(client.get("/search?q=ocr:发票")) == ["ours.jpg"]
+    assert client.post(f"/assets/{ours}/reprocess").status_code == 202
+    assert client.post(f"/assets/{theirs}/reprocess").status_code == 404
 
 
 def test_health(client: httpx.Client, photo: Any) -> None:
