@@ -1,1 +1,184 @@
 """Who runs when: one engine per process owns the models and their threads."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import Future
+from contextlib import AbstractContextManager, nullcontext
+from typing import TypedDict
+
+from indexer.models import clip
+from indexer.models.batching import BatchThread, Run, ThreadStats, Turns
+from indexer.models.clip import Embeddings
+from indexer.models.clip_loader import ClipLoader
+from indexer.models.images import Photo
+from indexer.models.ocr import OcrReader
+from indexer.models.types import ClipInfo, Embedding, Lane, Line, OcrOptions
+from indexer.settings import Settings
+
+# Recorded with every result: text read by another reader can be found and read again.
+OCR_NAME = "rapidocr-onnxruntime-1.4.4"
+
+MAX_IMAGES = 16
+MAX_TEXTS = 32
+CACHED_TEXTS = 1024
+
+
+class EngineStats(TypedDict):
+    """See `Engine.stats`."""
+
+    ocr: ThreadStats
+    clip_image: ThreadStats
+    clip_text: ThreadStats
+    cached_texts: int
+
+
+class Engine:
+    """The models of a process, for all its threads; made once and passed down.
+
+    Three threads: text is read, pictures are embedded and texts are embedded side by side, each
+    with an interactive lane ahead of a bulk lane (`BatchThread` has the rules). On the CPU the two
+    that take pictures also take turns, so that whichever computes has all the cores. Texts
+    don't wait for a turn: they are a person's query, and short.
+
+    Futures fail with ModelUnavailable (can't be loaded; says what to do), EngineBusy (too many
+    interactive requests are waiting), EngineClosed, or what the model raised for this input.
+    Bulk requests wait in the call itself while their lane is full.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        """Load nothing and start nothing yet.
+
+        Raises:
+            SettingsError: CLIP_MODEL names no model.
+        """
+        self._threads = settings.threads or _cores()
+        self._device = settings.device
+        self._clip = ClipLoader(settings, self._threads)
+        self._ocr_reader: OcrReader | None = None
+        self._turns = Turns()
+        self._ocr = BatchThread("ocr", self._prepare_ocr, max_batch=1)
+        self._clip_image = BatchThread("clip-image", self._prepare_clip_image, max_batch=MAX_IMAGES)
+        self._clip_text = BatchThread("clip-text", self._prepare_clip_text, max_batch=MAX_TEXTS)
+        self._texts: OrderedDict[str, Embedding] = OrderedDict()
+        self._texts_lock = threading.Lock()
+
+    @property
+    def clip_info(self) -> ClipInfo:
+        """The CLIP model that is served, loaded or not."""
+        return self._clip.info
+
+    @property
+    def ocr_name(self) -> str:
+        """Name and version of what reads text."""
+        return OCR_NAME
+
+    def ocr_model(self, options: OcrOptions) -> str:
+        """What a text was read with, options included; recorded with every result."""
+        return (
+            f"{OCR_NAME} {options.max_resolution}px"
+            f" box>={options.min_box_score:g} text>={options.min_text_score:g}"
+        )
+
+    @property
+    def device(self) -> str:
+        """What the models run on: ``cpu``, ``cuda``, ``cuda:1``. Imports torch to find out."""
+        return clip.resolve_device(self._device)
+
+    def clip_problem(self) -> str | None:
+        """Say why CLIP can't be served now and which file to put where; None when it can.
+
+        Cheap enough to ask often; finds a file that was put there meanwhile. Where the weights
+        are missing and CLIP_DOWNLOAD allows it, asking starts their download.
+        """
+        return self._clip.problem()
+
+    def read_text(self, photo: Photo, options: OcrOptions, lane: Lane) -> Future[list[Line]]:
+        """Read the text in a photo."""
+        return self._ocr.submit((photo, options), lane)
+
+    def embed_image(self, photo: Photo, lane: Lane) -> Future[Embedding]:
+        """Embed a photo: float32, shape (dim,), of length 1."""
+        return self._clip_image.submit(photo, lane)
+
+    def embed_text(self, text: str, lane: Lane) -> Future[Embedding]:
+        """Embed a text: float32, shape (dim,), of length 1; read-only, the latest are cached."""
+        with self._texts_lock:
+            cached = self._texts.get(text)
+            if cached is not None:
+                self._texts.move_to_end(text)
+        if cached is None:
+            return self._clip_text.submit(text, lane)
+        future: Future[Embedding] = Future()
+        future.set_result(cached)
+        return future
+
+    def stats(self) -> EngineStats:
+        """Return how much waits, runs, and was done, by model and lane."""
+        return {
+            "ocr": self._ocr.stats(),
+            "clip_image": self._clip_image.stats(),
+            "clip_text": self._clip_text.stats(),
+            "cached_texts": len(self._texts),
+        }
+
+    def close(self) -> None:
+        """Wait for what is running, fail what is waiting with EngineClosed. Can be repeated."""
+        for thread in (self._ocr, self._clip_image, self._clip_text):
+            thread.close()
+
+    def _prepare_ocr(
+        self,
+    ) -> tuple[Run[tuple[Photo, OcrOptions], list[Line]], AbstractContextManager[object]]:
+        if self._ocr_reader is None:
+            self._ocr_reader = OcrReader(threads=self._threads, device=self._device)
+        reader = self._ocr_reader
+
+        def run(requests: list[tuple[Photo, OcrOptions]]) -> Sequence[list[Line]]:
+            return [reader.read(photo, options) for photo, options in requests]
+
+        return run, self._turn(reader.on_cpu)
+
+    def _prepare_clip_image(
+        self,
+    ) -> tuple[Run[Photo, Embedding], AbstractContextManager[object]]:
+        model = self._clip.get()
+
+        def run(photos: list[Photo]) -> Sequence[Embedding]:
+            return _rows(model.embed_images([photo.image for photo in photos]))
+
+        return run, self._turn(model.towers.on_cpu)
+
+    def _prepare_clip_text(self) -> tuple[Run[str, Embedding], AbstractContextManager[object]]:
+        model = self._clip.get()
+
+        def run(texts: list[str]) -> Sequence[Embedding]:
+            embeddings = _rows(model.embed_texts(texts))
+            with self._texts_lock:
+                self._texts.update(zip(texts, embeddings, strict=True))
+                while len(self._texts) > CACHED_TEXTS:
+                    self._texts.popitem(last=False)
+            return embeddings
+
+        return run, nullcontext()
+
+    def _turn(self, on_cpu: bool) -> AbstractContextManager[object]:
+        return self._turns if on_cpu else nullcontext()
+
+
+def _rows(embeddings: Embeddings) -> list[Embedding]:
+    """Copies, so that one kept embedding doesn't keep its batch; read-only, as they are shared."""
+    rows = [row.copy() for row in embeddings]
+    for row in rows:
+        row.flags.writeable = False
+    return rows
+
+
+def _cores() -> int:
+    """Count the cores that this process may use, which can be fewer than the machine has."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

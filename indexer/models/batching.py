@@ -1,0 +1,247 @@
+"""A thread per model, two lanes of waiting work, batches formed from what is waiting."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from contextlib import AbstractContextManager
+from types import TracebackType
+from typing import Generic, TypedDict, TypeVar
+
+from indexer.models.types import Lane, ModelUnavailable
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Run = Callable[[list[Item]], Sequence[Result]]
+
+# Bulk never starves: where both lanes wait, it has every fifth batch.
+INTERACTIVE_IN_A_ROW = 4
+
+# A person waits for at most the batch that is running, so batches are kept about this short.
+BATCH_SECONDS = 0.25
+
+log = logging.getLogger(__name__)
+
+
+class EngineBusy(Exception):  # noqa: N818 - a state, not a fault of the caller
+    """As much interactive work is waiting as is allowed to; ask again in a moment."""
+
+
+class EngineClosed(Exception):  # noqa: N818 - a state, not a fault of the caller
+    """The engine was closed before this was done; nothing was computed."""
+
+
+class ThreadStats(TypedDict):
+    """What one `BatchThread` has waiting and has done. Counted in items but for `batches`."""
+
+    waiting: dict[str, int]
+    capacity: int
+    running: int
+    done: dict[str, int]
+    failed: int
+    batches: int
+
+
+class Turns:
+    """A lock handed on in the order it was asked for; `threading.Lock` promises no order.
+
+    Inference threads that would each use all the cores hold it while they compute.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._held = False
+        self._waiting: deque[threading.Lock] = deque()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            if not self._held:
+                self._held = True
+                return
+            mine = threading.Lock()
+            mine.acquire()
+            self._waiting.append(mine)
+        mine.acquire()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        with self._lock:
+            if self._waiting:
+                self._waiting.popleft().release()
+            else:
+                self._held = False
+
+
+class BatchThread(Generic[Item, Result]):
+    """Runs a model for whoever asks, in one thread, a batch at a time.
+
+    The interactive lane goes first, except that bulk work has every fifth batch. A batch never
+    mixes lanes. It holds what was waiting when the thread came for it, up to `max_batch` and to
+    what the last batches say fits in `BATCH_SECONDS`.
+
+    Args:
+        name: of the thread, for logs and stats.
+        prepare: called before each batch: returns how to run one, and what to hold meanwhile.
+            Loads the model if need be; raises ModelUnavailable if it can't.
+        max_batch: most items in a batch.
+        capacity: most items waiting in a lane.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        prepare: Callable[[], tuple[Run[Item, Result], AbstractContextManager[object]]],
+        *,
+        max_batch: int,
+        capacity: int = 256,
+    ) -> None:
+        self.name = name
+        self._prepare = prepare
+        self._max_batch = max_batch
+        self._capacity = capacity
+        self._lanes: dict[Lane, deque[tuple[Item, Future[Result]]]] = {
+            lane: deque() for lane in Lane
+        }
+        self._changed = threading.Condition()
+        self._closed = False
+        self._thread: threading.Thread | None = None
+        self._interactive_in_a_row = 0
+        self._seconds_each: float | None = None
+        self._running = 0
+        self._done = dict.fromkeys(Lane, 0)
+        self._failed = 0
+        self._batches = 0
+
+    def submit(self, item: Item, lane: Lane) -> Future[Result]:
+        """Queue one item. Where its lane is full, bulk waits for room: never from an event loop.
+
+        The future fails with EngineBusy (the interactive lane is full), EngineClosed,
+        ModelUnavailable, or what the model raised for this item.
+        """
+        future: Future[Result] = Future()
+        with self._changed:
+            queue = self._lanes[lane]
+            if lane is Lane.BULK:
+                self._changed.wait_for(lambda: len(queue) < self._capacity or self._closed)
+            if self._closed:
+                future.set_exception(EngineClosed(f"the {self.name} engine is closed"))
+            elif len(queue) >= self._capacity:
+                future.set_exception(
+                    EngineBusy(f"{len(queue)} requests are waiting for {self.name}; try again soon")
+                )
+            else:
+                queue.append((item, future))
+                if self._thread is None:
+                    self._thread = threading.Thread(target=self._work, name=self.name, daemon=True)
+                    self._thread.start()
+                self._changed.notify_all()
+        return future
+
+    def stats(self) -> ThreadStats:
+        """Return the state of the lanes and what has been done so far."""
+        with self._changed:
+            return {
+                "waiting": {lane.name.lower(): len(self._lanes[lane]) for lane in Lane},
+                "capacity": self._capacity,
+                "running": self._running,
+                "done": {lane.name.lower(): self._done[lane] for lane in Lane},
+                "failed": self._failed,
+                "batches": self._batches,
+            }
+
+    def close(self) -> None:
+        """Let the running batch end; fail what is waiting with EngineClosed."""
+        with self._changed:
+            self._closed = True
+            waiting = [future for queue in self._lanes.values() for _, future in queue]
+            for queue in self._lanes.values():
+                queue.clear()
+            self._changed.notify_all()
+        for future in waiting:
+            if future.set_running_or_notify_cancel():
+                future.set_exception(EngineClosed(f"the {self.name} engine was closed"))
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._running = 0
+                self._changed.wait_for(lambda: self._closed or any(self._lanes.values()))
+                if self._closed:
+                    return
+                lane = self._choose_lane()
+                batch = self._take(lane)
+                self._running = len(batch)
+                self._changed.notify_all()
+            if not batch:
+                continue
+            try:
+                run, hold = self._prepare()
+            except Exception as error:
+                self._fail(batch, error)
+                continue
+            with hold:
+                started = time.perf_counter()
+                self._run(run, batch, lane)
+                self._learn((time.perf_counter() - started) / len(batch))
+
+    def _choose_lane(self) -> Lane:
+        bulk_is_due = self._interactive_in_a_row >= INTERACTIVE_IN_A_ROW
+        if self._lanes[Lane.INTERACTIVE] and not (self._lanes[Lane.BULK] and bulk_is_due):
+            self._interactive_in_a_row += 1
+            return Lane.INTERACTIVE
+        self._interactive_in_a_row = 0
+        return Lane.BULK
+
+    def _take(self, lane: Lane) -> list[tuple[Item, Future[Result]]]:
+        fits = int(BATCH_SECONDS / self._seconds_each) if self._seconds_each else 1
+        batch: list[tuple[Item, Future[Result]]] = []
+        queue = self._lanes[lane]
+        while queue and len(batch) < max(1, min(fits, self._max_batch)):
+            item, future = queue.popleft()
+            if future.set_running_or_notify_cancel():
+                batch.append((item, future))
+        return batch
+
+    def _learn(self, seconds: float) -> None:
+        # Half of what is known is the last batch: the first one's warm-up is soon forgotten.
+        known = seconds if self._seconds_each is None else self._seconds_each
+        self._seconds_each = max(1e-6, (known + seconds) / 2)
+
+    def _run(
+        self, run: Run[Item, Result], batch: list[tuple[Item, Future[Result]]], lane: Lane
+    ) -> None:
+        try:
+            results = run([item for item, _ in batch])
+            if len(results) != len(batch):
+                raise RuntimeError(f"{len(results)} results for {len(batch)} items")
+        except Exception as error:
+            if len(batch) == 1 or isinstance(error, ModelUnavailable):
+                self._fail(batch, error)
+                return
+            log.warning("%s failed for a batch of %d, trying singly", self.name, len(batch))
+            for one in batch:
+                self._run(run, [one], lane)
+            return
+        with self._changed:
+            self._batches += 1
+            self._done[lane] += len(batch)
+        for (_, future), result in zip(batch, results, strict=True):
+            future.set_result(result)
+
+    def _fail(self, batch: list[tuple[Item, Future[Result]]], error: Exception) -> None:
+        with self._changed:
+            self._failed += len(batch)
+        for _, future in batch:
+            # An exception for each: the tracebacks of those who raise it must not mingle.
+            own = ModelUnavailable(*error.args) if isinstance(error, ModelUnavailable) else error
+            future.set_exception(own)

@@ -1,0 +1,171 @@
+"""Where the CLIP weights come from, and what to tell people while they aren't there."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from pathlib import Path
+from types import MappingProxyType
+
+from indexer.models import clip
+from indexer.models.clip import ClipModel
+from indexer.models.types import ClipInfo, ModelUnavailable
+from indexer.settings import Settings, SettingsError
+
+# cn_clip.clip.utils._MODELS and its two organisations; a test holds them together.
+FILES = MappingProxyType(
+    {
+        "ViT-B-16": ("chinese-clip-vit-base-patch16", "clip_cn_vit-b-16.pt"),
+        "ViT-L-14": ("chinese-clip-vit-large-patch14", "clip_cn_vit-l-14.pt"),
+        "ViT-L-14-336": ("chinese-clip-vit-large-patch14-336px", "clip_cn_vit-l-14-336.pt"),
+        "ViT-H-14": ("chinese-clip-vit-huge-patch14", "clip_cn_vit-h-14.pt"),
+        "RN50": ("chinese-clip-rn50", "clip_cn_rn50.pt"),
+    }
+)
+SOURCES = MappingProxyType(
+    {
+        "huggingface": "https://huggingface.co/OFA-Sys",
+        "modelscope": "https://modelscope.cn/models/AI-ModelScope",
+    }
+)
+
+# A download that failed isn't tried again for this long.
+RETRY_SECONDS = 300.0
+
+log = logging.getLogger(__name__)
+
+
+class ClipLoader:
+    """Loads the CLIP model of the settings once, downloading its weights if it may.
+
+    Downloads run in a thread of their own: nobody who asks for an embedding waits for the
+    network. Until the weights are there, `get` fails and `problem` says why; a file that
+    somebody puts there is found at the next call of either.
+    """
+
+    def __init__(self, settings: Settings, threads: int) -> None:
+        name = settings.clip_model
+        if name != clip.STAND_IN and name not in clip.MODELS:
+            known = ", ".join([*clip.MODELS, clip.STAND_IN])
+            raise SettingsError(f"CLIP_MODEL is {name!r}; it takes one of {known}")
+        self.info: ClipInfo = clip.info(name)
+        self._root = settings.clip_download_root.expanduser()
+        self._source = settings.clip_download
+        self._device = settings.device
+        self._threads = threads
+        self._model: ClipModel | None = None
+        self._load_lock = threading.Lock()
+        self._state_lock = threading.Lock()
+        self._download: threading.Thread | None = None
+        self._download_failed: tuple[float, str] | None = None
+        # The file (by size and time) that couldn't be loaded, and why: not tried again.
+        self._unloadable: tuple[tuple[int, int], str] | None = None
+
+    @property
+    def path(self) -> Path:
+        """The weights' file, there or not."""
+        if self.info.name == clip.STAND_IN:
+            return clip.stand_in_weights()
+        return self._root / FILES[self.info.name][1]
+
+    def problem(self) -> str | None:
+        """Say why the model can't be served now; None when it can, or is only not loaded yet.
+
+        Cheap. Where the weights are missing and may be downloaded, this is what starts the
+        download, and what starts it again some minutes after one failed.
+        """
+        if self._model is not None:
+            return None
+        stamp = self._stamp()
+        if stamp is None:
+            return f"CLIP model {self.info.name}: {self._missing()}"
+        unloadable = self._unloadable
+        if unloadable is not None and unloadable[0] == stamp:
+            return f"CLIP model {self.info.name} can't be loaded: {unloadable[1]}"
+        return None
+
+    def get(self) -> ClipModel:
+        """Return the model, loading it from disk the first time (seconds).
+
+        Raises:
+            ModelUnavailable: with what `problem` says.
+        """
+        if self._model is not None:
+            return self._model
+        if (problem := self.problem()) is not None:
+            raise ModelUnavailable(problem)
+        with self._load_lock:
+            if self._model is None:
+                self._model = self._load()
+            return self._model
+
+    def _load(self) -> ClipModel:
+        stamp = self._stamp()
+        try:
+            return clip.load(
+                self.info.name, root=self._root, device=self._device, threads=self._threads
+            )
+        except Exception as error:
+            reason = (
+                f"{_one_line(error)}. If {self.path} is damaged, delete it or put a whole one "
+                f"there; DEVICE is {self._device!r}"
+            )
+            log.warning("CLIP model %s can't be loaded: %s", self.info.name, reason)
+            if stamp is not None:
+                self._unloadable = (stamp, reason)
+            raise ModelUnavailable(
+                f"CLIP model {self.info.name} can't be loaded: {reason}"
+            ) from error
+
+    def _stamp(self) -> tuple[int, int] | None:
+        try:
+            stat = self.path.stat()
+        except OSError:
+            return None
+        return stat.st_size, stat.st_mtime_ns
+
+    def _missing(self) -> str:
+        if self._source == "off" or self.info.name == clip.STAND_IN:
+            return self._instruction()
+        with self._state_lock:
+            if self._download is not None:
+                return f"its weights are being downloaded from {self._url()} to {self.path}"
+            if self._download_failed is not None:
+                failed_at, why = self._download_failed
+                wait = failed_at + RETRY_SECONDS - time.monotonic()
+                if wait > 0:
+                    return (
+                        f"{self._instruction()}; the download failed ({why}) and is tried again "
+                        f"in {wait:.0f} s"
+                    )
+            self._download = threading.Thread(target=self._fetch, name="clip-download", daemon=True)
+            self._download.start()
+            return f"its weights are being downloaded from {self._url()} to {self.path}"
+
+    def _instruction(self) -> str:
+        where = f"put {self.path.name} into {self.path.parent}"
+        if self.info.name == clip.STAND_IN:
+            return f"its weights are missing from this installation: {where}"
+        return f"its weights are missing: {where}, from {self._url()}"
+
+    def _url(self) -> str:
+        base = SOURCES["huggingface" if self._source == "off" else self._source]
+        return f"{base}/{FILES[self.info.name][0]}"
+
+    def _fetch(self) -> None:
+        log.info("downloading %s from %s to %s", self.path.name, self._url(), self.path.parent)
+        failure = None
+        try:
+            clip.download(self.info.name, self._root, use_modelscope=self._source == "modelscope")
+        except Exception as error:
+            failure = (time.monotonic(), _one_line(error))
+            log.warning("downloading %s failed: %s", self.path.name, failure[1])
+        with self._state_lock:
+            self._download_failed = failure
+            self._download = None
+
+
+def _one_line(error: Exception) -> str:
+    words = " ".join(str(error).split()) or type(error).__name__
+    return words if len(words) <= 300 else words[:300] + "…"

@@ -1,0 +1,226 @@
+"""RapidOCR's detector and recogniser (PP-OCRv4, in its wheel) → lines of text with both scores.
+
+Their pre- and post-processing and sessions are used as they are; what stands between them is
+ours, because RapidOCR's own drops the detector's scores, keeps thresholds of earlier calls,
+shrinks every image to 2000 pixels before it reads, and flips upright lines now and then.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from indexer.models.images import Photo
+from indexer.models.layout import TALL, Box, cut_out, from_top_left, reading_order, size
+from indexer.models.types import Line, OcrOptions, Pixels
+
+# A line read worse than this is read again, turned.
+DOUBTFUL = 0.8
+
+# Small images are enlarged at most this much for the detector, then padded: RapidOCR enlarges
+# any image to 736 pixels, which takes four times as long on small ones and finds no more.
+_MAX_ENLARGEMENT = 2.0
+_MIN_SIDE = 320
+
+# No more than this for the detector, whatever is asked for: the memory of one pass.
+_MAX_SHORT_SIDE = 1440
+
+# Images longer than `_MAX_ASPECT` (screenshots of a whole page, panoramas) go through the detector
+# in windows of twice their short side; this many pixels of overlap are shared between neighbours.
+_MAX_ASPECT = 2.5
+_WINDOW_ASPECT = 2.0
+_OVERLAP = 128
+_MAX_DETECTION_PIXELS = 24_000_000
+
+# Below this many pixels of height there is nothing to read: characters need about ten.
+_MIN_TEXT = 8
+
+# Both of the networks' strides.
+_STRIDE = 32
+
+# On a CPU one line a call is 1.5 times as fast as six padded to the longest of them; so is a
+# narrower least width than RapidOCR's 320, for the short lines of receipts and tables.
+_CPU_LINES = 1
+_CPU_WIDTH = 160
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Reading:
+    """A crop, as it was read. `turns`: quarters counter-clockwise that made it readable."""
+
+    text: str
+    score: float
+    turns: int
+
+
+class OcrReader:
+    """A loaded text reader. One call at a time."""
+
+    def __init__(self, *, threads: int, device: str) -> None:
+        """Load the models that RapidOCR's wheel holds (0.3 s).
+
+        Args:
+            threads: for one computation on the CPU.
+            device: ``cpu``, or anything else for CUDA where onnxruntime has it.
+        """
+        import onnxruntime
+        import rapidocr_onnxruntime
+        from rapidocr_onnxruntime.ch_ppocr_det import TextDetector
+        from rapidocr_onnxruntime.ch_ppocr_det.utils import DetPreProcess
+        from rapidocr_onnxruntime.ch_ppocr_rec import TextRecognizer
+        from rapidocr_onnxruntime.utils import read_yaml, update_model_path
+
+        cuda = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
+        self.on_cpu = device == "cpu" or not cuda
+        if device.startswith("cuda") and self.on_cpu:
+            log.warning("DEVICE is %s, but OCR runs on the CPU: install onnxruntime-gpu", device)
+        folder = Path(rapidocr_onnxruntime.__file__).parent
+        config = update_model_path(read_yaml(folder / "config.yaml"))
+        for part in (config["Det"], config["Rec"]):
+            part.update(intra_op_num_threads=threads, use_cuda=not self.on_cpu)
+        # Thresholds are applied to the results: RapidOCR keeps those of a call for the next.
+        config["Det"]["box_thresh"] = 0.0
+        if self.on_cpu:
+            config["Rec"].update(rec_batch_num=_CPU_LINES, rec_img_shape=[3, 48, _CPU_WIDTH])
+        self._detector: Any = TextDetector(config["Det"])
+        self._prepare: Any = DetPreProcess(_STRIDE, "min", self._detector.mean, self._detector.std)
+        self._recogniser: Any = TextRecognizer(config["Rec"])
+        log.info("loaded RapidOCR on %s", "the CPU" if self.on_cpu else "CUDA")
+
+    def read(self, photo: Photo, options: OcrOptions) -> list[Line]:
+        """Find and read the lines of text in a photo, in reading order."""
+        image = np.asarray(cv2.cvtColor(np.asarray(photo.image), cv2.COLOR_RGB2BGR), np.uint8)
+        found = [
+            (box, score)
+            for box, score in self._detect(image, options.max_resolution)
+            if score >= options.min_box_score
+        ]
+        readings = self._recognise([cut_out(image, box) for box, _ in found])
+        lines = [
+            (box, box_score, reading)
+            for (box, box_score), reading in zip(found, readings, strict=True)
+            if reading.score >= options.min_text_score and reading.text.strip()
+        ]
+        order = reading_order(
+            [box for box, _, _ in lines],
+            [_direction(box, reading) for box, _, reading in lines],
+            [len(reading.text) for _, _, reading in lines],
+        )
+        return [_line(*lines[i], image) for i in order]
+
+    def _detect(self, image: Pixels, max_resolution: int) -> Iterator[tuple[Box, float]]:
+        """Find boxes around lines of text, in pixels of `image`, with the detector's scores."""
+        height, width = image.shape[:2]
+        scale = _detection_scale(height, width, max_resolution)
+        if min(height, width) * scale < _MIN_TEXT:
+            return
+        padded, left, top = _scaled_and_padded(image, scale)
+        text_map = self._text_map(padded)
+        whole = (round(padded.shape[0] / scale), round(padded.shape[1] / scale))
+        boxes, scores = self._detector.postprocess_op(text_map, whole)
+        for corners, score in zip(boxes, scores, strict=True):
+            box = from_top_left(
+                corners.astype(np.float32) - np.array((left, top), np.float32) / scale
+            )
+            box = box.clip(0, np.array((width - 1, height - 1), np.float32))
+            # As RapidOCR: nothing can be read in three pixels.
+            if min(size(box)) > 3:
+                yield box, float(score)
+
+    def _text_map(self, padded: Pixels) -> npt.NDArray[np.float32]:
+        """How likely each pixel is text, shape (1, 1, h, w); long images window by window."""
+        short, long = sorted(padded.shape[:2])
+        if long <= _MAX_ASPECT * short:
+            return self._infer(padded)
+        text_map = np.zeros((1, 1, *padded.shape[:2]), np.float32)
+        downwards = padded.shape[0] == long
+        window = round(_WINDOW_ASPECT * short / _STRIDE) * _STRIDE
+        for start in range(0, long - _OVERLAP, window - _OVERLAP):
+            end = min(start + window, long)
+            # Each half of an overlap comes from the window that sees further beyond it.
+            skip = _OVERLAP // 2 if start else 0
+            if downwards:
+                part = self._infer(padded[start:end])
+                text_map[:, :, start + skip : end] = part[:, :, skip:]
+            else:
+                part = self._infer(padded[:, start:end])
+                text_map[:, :, :, start + skip : end] = part[:, :, :, skip:]
+        return text_map
+
+    def _infer(self, image: Pixels) -> npt.NDArray[np.float32]:
+        return np.asarray(self._detector.infer(self._prepare(image))[0], np.float32)
+
+    def _recognise(self, crops: Sequence[Pixels]) -> list[_Reading]:
+        """Read levelled crops; tall ones and those that make little sense also turned.
+
+        In place of RapidOCR's angle classifier, which costs time for every line and turns some
+        upright ones.
+        """
+        turns = [int(crop.shape[0] >= TALL * crop.shape[1]) for crop in crops]
+        readings = self._read_turned(crops, turns)
+        doubtful = [i for i, reading in enumerate(readings) if reading.score < DOUBTFUL]
+        again = self._read_turned([crops[i] for i in doubtful], [turns[i] + 2 for i in doubtful])
+        for i, reading in zip(doubtful, again, strict=True):
+            if reading.score > readings[i].score:
+                readings[i] = reading
+        return readings
+
+    def _read_turned(self, crops: Sequence[Pixels], turns: Sequence[int]) -> list[_Reading]:
+        if not crops:
+            return []
+        turned = [
+            np.ascontiguousarray(np.rot90(crop, turn))
+            for crop, turn in zip(crops, turns, strict=True)
+        ]
+        results, _ = self._recogniser(turned)
+        return [
+            _Reading(text, float(score), turn)
+            for (text, score), turn in zip(results, turns, strict=True)
+        ]
+
+
+def _detection_scale(height: int, width: int, max_resolution: int) -> float:
+    """How much to shrink (or enlarge) an image for the detector."""
+    wanted = min(max(max_resolution, _STRIDE), _MAX_SHORT_SIDE) / min(height, width)
+    scale = min(wanted, _MAX_ENLARGEMENT)
+    # Only strips of extreme length come near the limit; the padding counts, too.
+    short = max(_MIN_SIDE, min(height, width) * scale)
+    return min(scale, _MAX_DETECTION_PIXELS / short / max(height, width))
+
+
+def _scaled_and_padded(image: Pixels, scale: float) -> tuple[Pixels, int, int]:
+    """Resize and pad to whole strides of at least `_MIN_SIDE`; says how much is left and above."""
+    height, width = (max(1, round(side * scale)) for side in image.shape[:2])
+    method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    scaled = cv2.resize(image, (width, height), interpolation=method)
+    down, right = (max(-side % _STRIDE, _MIN_SIDE - side) for side in (height, width))
+    top, left = down // 2, right // 2
+    padded = cv2.copyMakeBorder(scaled, top, down - top, left, right - left, cv2.BORDER_REPLICATE)
+    return np.asarray(padded, np.uint8), left, top
+
+
+def _stacked(reading: _Reading) -> bool:
+    """Vertical Chinese: its characters stand upright, one below another."""
+    return reading.turns == 1 and any(char >= "\u2e80" for char in reading.text)
+
+
+def _direction(box: Box, reading: _Reading) -> npt.NDArray[np.float32]:
+    """In which the text in a box was read, a vector of length 1."""
+    first, second = np.roll(box, -reading.turns, axis=0)[:2]
+    return np.asarray((second - first) / np.linalg.norm(second - first), np.float32)
+
+
+def _line(box: Box, box_score: float, reading: _Reading, image: Pixels) -> Line:
+    height, width = image.shape[:2]
+    relative = (box / np.array((width, height), np.float32)).reshape(-1)
+    x1, y1, x2, y2, x3, y3, x4, y4 = (float(value) for value in relative)
+    return Line(reading.text, (x1, y1, x2, y2, x3, y3, x4, y4), box_score, reading.score)
