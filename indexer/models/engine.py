@@ -11,7 +11,6 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TypedDict
 
 from indexer.models import clip
-from indexer.models import ocr
 from indexer.models.batching import BatchThread, Run, ThreadStats, Turns
 from indexer.models.clip import Embeddings
 from indexer.models.clip_loader import ClipLoader
@@ -96,10 +95,6 @@ class Engine:
         are missing and CLIP_DOWNLOAD allows it, asking starts their download.
         """
         return self._clip.problem()
-
-    def ocr_model(self, options: OcrOptions) -> str:
-        """Name what texts are read with, options included: other names may give other texts."""
-        return ocr.model_name(options)
 
     def read_text(self, photo: Photo, options: OcrOptions, lane: Lane) -> Future[list[Line]]:
         """Read the text in a photo."""

@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -61,15 +60,6 @@ class _Reading:
     text: str
     score: float
     turns: int
-
-
-def model_name(options: OcrOptions) -> str:
-    """Name what texts are read with, options included. Loads nothing."""
-    return (
-        f"rapidocr-onnxruntime {version('rapidocr-onnxruntime')} "
-        f"box>={options.min_box_score:g} text>={options.min_text_score:g} "
-        f"side={options.max_resolution}"
-    )
 
 
 class OcrReader:
