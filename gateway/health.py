@@ -45,6 +45,7 @@ class Health(msgspec.Struct):
 
     Attributes:
         status: `ok`, or `degraded` where something has a problem.
+        ocr: what reads text; it comes with the package, so there is nothing to be missing.
         faces: `forwarded` to `IMMICH_API`, or `off`.
         engine: what waits for the models and what they have done, by model and lane.
     """
@@ -52,6 +53,7 @@ class Health(msgspec.Struct):
     status: str
     database: DatabaseHealth
     clip: ClipHealth
+    ocr: str
     faces: str
     engine: dict[str, Any]
 
@@ -79,6 +81,7 @@ async def health(services: NamedDependency[Services]) -> Health:
         status="degraded" if database.problem or clip.problem else "ok",
         database=database,
         clip=clip,
+        ocr=services.engine.ocr_name,
         faces="forwarded" if services.immich_ml.configured else "off",
         engine=dict(services.engine.stats()),
     )

@@ -268,6 +268,7 @@ def test_health(client: httpx.Client, photo: Any) -> None:
     queue = {(row["task"], row["state"]): row["jobs"] for row in state["database"]["queue"]}
     assert queue == {("ocr", "waiting"): 1, ("clip", "waiting"): 1}
     assert (state["clip"]["model"], state["clip"]["problem"]) == ("stand-in", None)
+    assert state["ocr"].startswith("rapidocr")
     assert state["faces"] == "off"
     assert state["engine"]["ocr"]["waiting"] == {"interactive": 0, "bulk": 0}
     assert client.get("/health/live").json() == {"status": "ok"}
