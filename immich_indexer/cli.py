@@ -16,7 +16,7 @@ import psycopg
 from rich.console import Console
 from rich.progress import track
 
-from gateway.server import BindError
+from gateway.server import StartError
 from immich_indexer import doctor as doctor_module
 from immich_indexer import results
 from immich_indexer import status as status_module
@@ -45,7 +45,7 @@ _ADVICE = (
     UnreachableError,
     ServerError,
     MigrationError,
-    BindError,
+    StartError,
     NotADirectoryError,
 )
 

@@ -28,7 +28,7 @@ from indexer.worker import Worker
 from pg.connect import Connection, connect
 from pg.query import fetch_value
 
-SAMPLE_QUERIES = ("发票", "牛肉面", "ocr:高铁", "RE16", "红色的圆", "红色的圆 出口", "大海 -文字")
+SAMPLE_QUERIES = ("发票", "牛肉面", "ocr:南京 -高速", "RE16", "红色的圆", "红色的圆 出口")
 _STAND_IN = "stand-in"
 
 

@@ -37,6 +37,7 @@ class Job:
         path: of the preview, as Immich names it; None where there is none (any more).
         known_hash: SHA-256 of the picture that the present result was made from, None without one.
         known_model: the model that the present result was made with.
+        suspect: a worker may have died of it before.
     """
 
     asset_id: UUID
@@ -48,6 +49,7 @@ class Job:
     path: str | None
     known_hash: bytes | None
     known_model: str | None
+    suspect: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,12 +136,18 @@ def claim(
     max_jobs: int,
     lease_seconds: float,
     max_attempts: int,
+    suspects: bool,
 ) -> list[Job]:
-    """Take jobs, in a committed transaction of its own: no lock is held during inference."""
+    """Take jobs, in a committed transaction of its own: no lock is held during inference.
+
+    Args:
+        suspects: may be given a photo that a worker may have died of; it then comes alone, and
+            nothing else should run beside it (`Job.suspect`).
+    """
     with connection.cursor(row_factory=class_row(Job)) as cursor:
         return cursor.execute(
-            "SELECT * FROM indexer_v1.claim(%s, %s, make_interval(secs => %s), %s)",
-            [list(tasks), max_jobs, lease_seconds, max_attempts],
+            "SELECT * FROM indexer_v1.claim(%s, %s, make_interval(secs => %s), %s, %s)",
+            [list(tasks), max_jobs, lease_seconds, max_attempts, suspects],
         ).fetchall()
 
 

@@ -9,6 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import nullcontext
 from uuid import UUID, uuid4
 
 import psycopg
@@ -63,6 +64,7 @@ class Worker:
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
+        self._others = threading.Lock()  # held by every lane but the first while it works
         self._leases: set[UUID] = set()
         self._done = 0
         self._failed = 0
@@ -83,7 +85,9 @@ class Worker:
         self._threads = [
             threading.Thread(target=self._heartbeat, name="heartbeat", daemon=True),
             *(
-                threading.Thread(target=self._lane, name=f"lane-{number}", daemon=True)
+                threading.Thread(
+                    target=self._lane, args=(number,), name=f"lane-{number}", daemon=True
+                )
                 for number in range(_LANES)
             ),
         ]
@@ -104,14 +108,14 @@ class Worker:
 
     # -- a lane -----------------------------------------------------------------------------------
 
-    def _lane(self) -> None:
+    def _lane(self, number: int) -> None:
         backoff = 0.5
         while not self._stop.is_set():
             try:
                 with connect(self._url) as connection:
                     backoff = 0.5
                     while not self._stop.is_set():
-                        self._step(connection)
+                        self._step(connection, number)
             except (psycopg.OperationalError, psycopg.InterfaceError) as error:
                 # An outage, charged to nobody: what was claimed is free again after its lease.
                 log.warning("database: %s; again in %.1f s", str(error).strip(), backoff)
@@ -121,9 +125,22 @@ class Worker:
                 log.exception("unexpected; the claimed jobs are free again after their lease")
                 self._stop.wait(_OUTAGE_SECONDS)
 
-    def _step(self, connection: Connection) -> None:
-        """Claim a batch and work through it, or wait for a reason to look again."""
+    def _step(self, connection: Connection, number: int) -> None:
+        """Claim a batch and work through it, or wait for a reason to look again.
+
+        Only the first lane takes suspects, photos that a worker may have died of; while it works on
+        one the others stand still, so that a second death is no neighbour's fault.
+        """
         heard = self._wake.rings
+        if number == 0:
+            worked = self._claim_and_work(connection, suspects=True)
+        else:
+            with self._others:
+                worked = self._claim_and_work(connection, suspects=False)
+        if not worked:
+            self._wake.wait(heard, self._settings.poll_seconds)
+
+    def _claim_and_work(self, connection: Connection, *, suspects: bool) -> bool:
         tasks = self._tasks(connection)
         jobs = queue.claim(
             connection,
@@ -131,19 +148,21 @@ class Worker:
             self._settings.batch_size * len(tasks),
             self._settings.lease_seconds,
             self._settings.max_attempts,
+            suspects,
         )
         if not jobs:
             queue.flush(connection, self._beside())
-            self._wake.wait(heard, self._settings.poll_seconds)
-            return
+            return False
         token = jobs[0].token
         with self._lock:
             self._leases.add(token)
         try:
-            self._work(connection, token, jobs)
+            with self._others if jobs[0].suspect else nullcontext():
+                self._work(connection, token, jobs)
         finally:
             with self._lock:
                 self._leases.discard(token)
+        return True
 
     def _tasks(self, connection: Connection) -> list[Task]:
         """What can be done now. CLIP jobs wait while the model is away or isn't the index's."""

@@ -56,14 +56,18 @@ AS $$
     WHERE asset_id = asset AND finished_at IS NULL AND ended_task = ANY (remaining)
 $$;
 
--- Take up to max_jobs jobs, most urgent first. A job that has failed before is taken alone (with
--- the same photo's other task), so that a photo that kills its worker takes no neighbour along.
--- Attempts are counted here: a crash counts. One that has used them up is dead.
+-- Take up to max_jobs jobs, most urgent first. Attempts are counted here: a crash counts, and one
+-- that has used its attempts up is dead.
+--
+-- A suspect was claimed before and neither ended nor failed: its worker died, perhaps of it. It is
+-- taken alone (with the same photo's other task), so that it takes no neighbour along, and only
+-- where the caller says that nothing else will run beside it.
 CREATE OR REPLACE FUNCTION indexer_v1.claim(
-    tasks text[], max_jobs integer, lease interval, max_attempts integer)
+    tasks text[], max_jobs integer, lease interval, max_attempts integer,
+    suspects boolean DEFAULT true)
 RETURNS TABLE (
     asset_id uuid, task text, revision bigint, attempts smallint, force boolean,
-    token uuid, path text, known_hash bytea, known_model text)
+    token uuid, path text, known_hash bytea, known_model text, suspect boolean)
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_custom_plan
@@ -72,24 +76,26 @@ AS $$
 DECLARE
     new_token uuid := gen_random_uuid();
     head      record;
+    reason    text;
 BEGIN
     LOOP
-        SELECT j.asset_id, j.task, j.attempts, j.last_error INTO head
+        SELECT j.asset_id, j.task, j.attempts, j.attempts > 0 AND j.last_error IS NULL AS suspect
+        INTO head
         FROM indexer_v1.job j
         WHERE j.dead_at IS NULL AND j.next_at <= now() AND j.task = ANY (claim.tasks)
           AND (j.lease_until IS NULL OR j.lease_until <= now())
+          AND (suspects OR j.attempts = 0 OR j.last_error IS NOT NULL)
         ORDER BY j.priority DESC, j.next_at, j.asset_id
         LIMIT 1 FOR UPDATE SKIP LOCKED;
         IF NOT FOUND THEN
             RETURN;
         END IF;
         EXIT WHEN head.attempts < claim.max_attempts;
-        head.last_error := coalesce(head.last_error,
-            'the worker ended ' || head.attempts || ' times while it worked on this photo');
+        reason := 'the worker ended ' || head.attempts || ' times while it worked on this photo';
         UPDATE indexer_v1.job j SET
-            dead_at = now(), last_error = head.last_error, lease_until = NULL, lease_token = NULL
+            dead_at = now(), last_error = reason, lease_until = NULL, lease_token = NULL
         WHERE j.asset_id = head.asset_id AND j.task = head.task;
-        PERFORM indexer_v1.stamp_reprocess(head.asset_id, head.task, head.last_error);
+        PERFORM indexer_v1.stamp_reprocess(head.asset_id, head.task, reason);
     END LOOP;
 
     RETURN QUERY
@@ -98,14 +104,15 @@ BEGIN
         FROM indexer_v1.job j
         WHERE j.dead_at IS NULL AND j.next_at <= now() AND j.task = ANY (claim.tasks)
           AND (j.lease_until IS NULL OR j.lease_until <= now())
-          AND CASE WHEN head.attempts > 0
-                   THEN j.asset_id = head.asset_id AND j.attempts < claim.max_attempts
-                   ELSE j.attempts = 0 END
+          AND j.attempts < claim.max_attempts
+          AND CASE WHEN head.suspect THEN j.asset_id = head.asset_id
+                   ELSE j.attempts = 0 OR j.last_error IS NOT NULL END
         ORDER BY j.priority DESC, j.next_at, j.asset_id
         LIMIT claim.max_jobs FOR UPDATE SKIP LOCKED
     ), claimed AS (
         UPDATE indexer_v1.job j SET
-            attempts = j.attempts + 1, lease_until = now() + claim.lease, lease_token = new_token
+            attempts = j.attempts + 1, last_error = NULL,
+            lease_until = now() + claim.lease, lease_token = new_token
         FROM picked p
         WHERE j.asset_id = p.asset_id AND j.task = p.task
         RETURNING j.asset_id, j.task, j.revision, j.attempts, j.force, j.priority, j.created_at
@@ -113,7 +120,8 @@ BEGIN
     SELECT c.asset_id, c.task, c.revision, c.attempts, c.force, new_token,
            indexer_v1.preview_path(c.asset_id),
            CASE c.task WHEN 'ocr' THEN o.content_hash ELSE v.content_hash END,
-           CASE c.task WHEN 'ocr' THEN o.model ELSE v.model END
+           CASE c.task WHEN 'ocr' THEN o.model ELSE v.model END,
+           head.suspect
     FROM claimed c
     LEFT JOIN indexer_v1.ocr o ON c.task = 'ocr' AND o.asset_id = c.asset_id
     LEFT JOIN indexer_v1.clip v ON c.task = 'clip' AND v.asset_id = c.asset_id
