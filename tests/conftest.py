@@ -23,10 +23,10 @@ from uuid import uuid4
 
 import psycopg
 import pytest
-from immich.base import Connection, Variant, load_schema
-from immich.events import FakeImmich
 from psycopg import sql
 
+from immich.base import Connection, Variant, load_schema
+from immich.events import FakeImmich
 from pg.embedded import Server
 from pg.migrate import migrate
 

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any, Literal
 from uuid import UUID, uuid4
 
-from immich import backup, media
-from immich.base import Rows, load_schema
-from immich.media import Edit
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
+from immich import backup, media
+from immich.base import Rows, load_schema
+from immich.media import Edit
 from indexer.models.types import Line
 
 __all__ = ["Edit", "FakeImmich", "load_schema"]

@@ -8,11 +8,11 @@ from uuid import UUID
 
 import psycopg
 import pytest
+from PIL import Image
+
 from immich.base import Variant
 from immich.events import Edit, FakeImmich
 from immich.media import search_text
-from PIL import Image
-
 from indexer.models.types import Line
 
 BOTH = pytest.mark.parametrize("variant", ["3.1", "2.3"])
