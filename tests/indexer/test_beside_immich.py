@@ -270,6 +270,29 @@ def test_healing_after_a_restore_of_immich(house: House) -> None:
     assert rows == [(found,)]
 
 
+def test_a_trigger_function_that_fails_does_not_fail_an_upload(house: House) -> None:
+    immich = house.immich
+    house.worker.stop()
+    house.db.execute(
+        "CREATE OR REPLACE FUNCTION indexer_v1.enqueue(asset_ids uuid[], tasks text[] DEFAULT"
+        " '{ocr,clip}', priority integer DEFAULT 0, force boolean DEFAULT false) RETURNS bigint"
+        " LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'broken on purpose'; END $$"
+    )
+    asset = immich.upload(SAMPLES / "parking-small.jpg")
+    immich.edit(asset, Edit("rotate", {"angle": 90}))
+    immich.trash(asset)
+    immich.restore(asset)
+    immich.tag(asset, "reprocess/ocr")
+    assert house.ask('SELECT count(*) FROM asset_file WHERE "assetId" = %s', asset) == 4
+    assert house.ask("SELECT count(*) FROM indexer_v1.job") == 0
+    # Whole again, what was missed is found.
+    house.db.execute("DELETE FROM indexer_v1.migration WHERE name LIKE 'functions/40%%'")
+    repairs = reconcile(house.db, house.settings, house.engine.ocr_model)
+    assert repairs is not None
+    assert (repairs.jobs, repairs.tags) == (2, 1)
+    immich.delete(asset)
+
+
 def test_detach_removes_every_trace(house: House) -> None:
     immich = house.immich
     immich.upload(SAMPLES / "parking-small.jpg")

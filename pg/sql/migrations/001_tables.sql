@@ -1,4 +1,4 @@
--- The tables of layout v1. What each is for: docs/how-it-works.md.
+-- The tables of layout v1.
 -- Foreign keys to public.asset make a deleted photo take its jobs and results along.
 
 CREATE TABLE indexer_v1.setting (
