@@ -3,18 +3,19 @@
 #   docker build -t immich-indexer:0.1.0 .
 #   docker build -t immich-indexer:0.1.0-cuda --build-arg DEVICE=cuda .
 #
-# Beside Immich: compose/. A folder of photos alone, without Immich:
+# Beside Immich: compose/. A folder of photos alone, which is for this computer only:
 #
-#   docker run --rm -p 127.0.0.1:3003:3003 -v ~/Pictures:/photos:ro -e PHOTOS_DIR=/photos \
-#     -v indexer-models:/models -v indexer-data:/var/lib/immich-indexer immich-indexer:0.1.0
+#   docker run --rm --network host -e HOST=127.0.0.1 -v ~/Pictures:/photos:ro \
+#     -e PHOTOS_DIR=/photos -v indexer-models:/models -v indexer-data:/var/lib/immich-indexer \
+#     immich-indexer:0.1.0
 
 ARG PYTHON=3.12.13-slim-bookworm
 
 FROM docker.io/library/python:${PYTHON} AS build
 
-# lmdb, which cn-clip asks for, has no wheel for this Python.
+# lmdb, which cn-clip asks for, has no wheel for this Python: it is patched and compiled.
 RUN apt-get update \
-    && apt-get install --yes --no-install-recommends gcc libc6-dev \
+    && apt-get install --yes --no-install-recommends gcc libc6-dev patch \
     && rm -rf /var/lib/apt/lists/*
 
 RUN python -m venv /opt/immich-indexer
