@@ -20,6 +20,7 @@ RUN apt-get update \
 
 RUN python -m venv /opt/immich-indexer
 ENV PATH=/opt/immich-indexer/bin:${PATH} \
+    PIP_CACHE_DIR=/var/cache/pip \
     PIP_DISABLE_PIP_VERSION_CHECK=1
 
 ARG DEVICE=cpu
@@ -31,7 +32,7 @@ WORKDIR /src
 COPY constraints.txt ./
 # --no-deps: that index has only some versions of what PyTorch depends on; the project's own
 # installation below brings them.
-RUN --mount=type=cache,target=/root/.cache/pip \
+RUN --mount=type=cache,target=/var/cache/pip \
     case "${DEVICE}" in \
         cpu) pip install --no-deps --index-url "${TORCH_CPU_INDEX}" -c constraints.txt \
                  torch torchvision ;; \
@@ -40,7 +41,7 @@ RUN --mount=type=cache,target=/root/.cache/pip \
     esac
 
 COPY . .
-RUN --mount=type=cache,target=/root/.cache/pip \
+RUN --mount=type=cache,target=/var/cache/pip \
     pip install -c constraints.txt .
 
 
