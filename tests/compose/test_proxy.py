@@ -197,7 +197,7 @@ def test_search_goes_to_the_indexer(proxy: Proxy, path: str) -> None:
 
 
 @pytest.mark.parametrize("path", SEARCHES)
-@pytest.mark.parametrize("status", [502, 503, 504])
+@pytest.mark.parametrize("status", [404, 405, 500, 501, 502, 503, 504])
 def test_immich_searches_where_the_indexer_cannot(proxy: Proxy, path: str, status: int) -> None:
     proxy.gateway.status = status
     body = "发票".encode() * 30_000  # more than nginx keeps in memory
@@ -225,7 +225,7 @@ def test_immich_searches_where_the_indexer_has_no_address(proxy: Proxy, tmp_path
     assert proxy.immich.requests[0].body == b"{}"
 
 
-@pytest.mark.parametrize("status", [400, 401, 404, 422, 500, 501])
+@pytest.mark.parametrize("status", [400, 401, 403, 422])
 def test_other_answers_of_the_indexer_are_its_own(proxy: Proxy, status: int) -> None:
     proxy.gateway.status = status
     assert proxy.send("POST", SEARCHES[0], b"{}")[:2] == (status, "indexer")
