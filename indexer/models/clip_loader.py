@@ -30,7 +30,7 @@ SOURCES = MappingProxyType(
     }
 )
 
-# A download that failed isn't tried again for this long.
+# A download or a load that failed isn't tried again for this long.
 RETRY_SECONDS = 300.0
 
 log = logging.getLogger(__name__)
@@ -59,8 +59,8 @@ class ClipLoader:
         self._state_lock = threading.Lock()
         self._download: threading.Thread | None = None
         self._download_failed: tuple[float, str] | None = None
-        # The file (by size and time) that couldn't be loaded, and why: not tried again.
-        self._unloadable: tuple[tuple[int, int], str] | None = None
+        # The file (by size and time) that couldn't be loaded, when that was, and why.
+        self._unloadable: tuple[tuple[int, int], float, str] | None = None
 
     @property
     def path(self) -> Path:
@@ -80,9 +80,10 @@ class ClipLoader:
         stamp = self._stamp()
         if stamp is None:
             return f"CLIP model {self.info.name}: {self._missing()}"
-        unloadable = self._unloadable
-        if unloadable is not None and unloadable[0] == stamp:
-            return f"CLIP model {self.info.name} can't be loaded: {unloadable[1]}"
+        if self._unloadable is not None:
+            failed, failed_at, why = self._unloadable
+            if failed == stamp and _recent(failed_at):
+                return f"CLIP model {self.info.name} can't be loaded: {why}"
         return None
 
     def get(self) -> ClipModel:
@@ -93,12 +94,17 @@ class ClipLoader:
         """
         if self._model is not None:
             return self._model
-        if (problem := self.problem()) is not None:
-            raise ModelUnavailable(problem)
+        self._check()
         with self._load_lock:
+            # Another thread may have loaded it meanwhile, or have failed to.
+            self._check()
             if self._model is None:
                 self._model = self._load()
             return self._model
+
+    def _check(self) -> None:
+        if (problem := self.problem()) is not None:
+            raise ModelUnavailable(problem)
 
     def _load(self) -> ClipModel:
         stamp = self._stamp()
@@ -107,16 +113,14 @@ class ClipLoader:
                 self.info.name, root=self._root, device=self._device, threads=self._threads
             )
         except Exception as error:
-            reason = (
-                f"{_one_line(error)}. If {self.path} is damaged, delete it or put a whole one "
-                f"there; DEVICE is {self._device!r}"
+            why = (
+                f"{_one_line(error)}. If {self.path} is damaged, put a whole one there; DEVICE is "
+                f"{self._device!r}"
             )
-            log.warning("CLIP model %s can't be loaded: %s", self.info.name, reason)
+            log.warning("CLIP model %s can't be loaded: %s", self.info.name, why)
             if stamp is not None:
-                self._unloadable = (stamp, reason)
-            raise ModelUnavailable(
-                f"CLIP model {self.info.name} can't be loaded: {reason}"
-            ) from error
+                self._unloadable = (stamp, time.monotonic(), why)
+            raise ModelUnavailable(f"CLIP model {self.info.name} can't be loaded: {why}") from error
 
     def _stamp(self) -> tuple[int, int] | None:
         try:
@@ -133,11 +137,10 @@ class ClipLoader:
                 return f"its weights are being downloaded from {self._url()} to {self.path}"
             if self._download_failed is not None:
                 failed_at, why = self._download_failed
-                wait = failed_at + RETRY_SECONDS - time.monotonic()
-                if wait > 0:
+                if _recent(failed_at):
                     return (
-                        f"{self._instruction()}; the download failed ({why}) and is tried again "
-                        f"in {wait:.0f} s"
+                        f"{self._instruction()}; downloading it failed ({why}) and is tried again "
+                        f"every {RETRY_SECONDS / 60:.0f} minutes"
                     )
             self._download = threading.Thread(target=self._fetch, name="clip-download", daemon=True)
             self._download.start()
@@ -164,6 +167,10 @@ class ClipLoader:
         with self._state_lock:
             self._download_failed = failure
             self._download = None
+
+
+def _recent(moment: float) -> bool:
+    return time.monotonic() - moment < RETRY_SECONDS
 
 
 def _one_line(error: Exception) -> str:

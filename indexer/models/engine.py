@@ -16,7 +16,7 @@ from indexer.models.clip import Embeddings
 from indexer.models.clip_loader import ClipLoader
 from indexer.models.images import Photo
 from indexer.models.ocr import OcrReader
-from indexer.models.types import ClipInfo, Embedding, Lane, Line, OcrOptions
+from indexer.models.types import ClipInfo, Embedding, Lane, Line, ModelUnavailable, OcrOptions
 from indexer.settings import Settings
 
 # Recorded with every result: text read by another reader can be found and read again.
@@ -134,7 +134,12 @@ class Engine:
         self,
     ) -> tuple[Run[tuple[Photo, OcrOptions], list[Line]], AbstractContextManager[object]]:
         if self._ocr_reader is None:
-            self._ocr_reader = OcrReader(threads=self._threads, device=self._device)
+            try:
+                self._ocr_reader = OcrReader(threads=self._threads, device=self._device)
+            except Exception as error:
+                raise ModelUnavailable(
+                    f"OCR can't be loaded ({error}): reinstall rapidocr-onnxruntime"
+                ) from error
         reader = self._ocr_reader
 
         def run(requests: list[tuple[Photo, OcrOptions]]) -> Sequence[list[Line]]:

@@ -166,7 +166,7 @@ def _rgb(image: Image.Image) -> Image.Image:
     elif image.has_transparency_data:
         image = image.convert("RGBA")
     elif image.mode not in ("L", "RGB", "CMYK"):
-        image = image.convert("RGB")
+        image = image.convert("L" if image.mode == "1" else "RGB")
     shrink = min(image.size) // SHORT_SIDE
     if shrink >= 2:
         image = image.reduce(shrink)

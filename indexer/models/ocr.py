@@ -220,6 +220,9 @@ def _direction(box: Box, reading: _Reading) -> npt.NDArray[np.float32]:
 
 
 def _line(box: Box, box_score: float, reading: _Reading, image: Pixels) -> Line:
+    if not _stacked(reading):
+        # First comes the corner at the top left of the text as it was read.
+        box = np.roll(box, -reading.turns, axis=0)
     height, width = image.shape[:2]
     relative = (box / np.array((width, height), np.float32)).reshape(-1)
     x1, y1, x2, y2, x3, y3, x4, y4 = (float(value) for value in relative)
