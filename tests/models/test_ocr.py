@@ -193,6 +193,22 @@ def test_every_line_of_a_long_screenshot_is_read_once(reader: OcrReader) -> None
     ]
 
 
+@pytest.mark.parametrize("size", [(1000, 30_000), (30_000, 1000), (4_000_000, 40)])
+def test_no_shape_needs_more_memory_than_a_window(
+    size: tuple[int, int], reader: OcrReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[int, ...]] = []
+
+    def infer(values: np.ndarray) -> list[np.ndarray]:
+        seen.append(values.shape)
+        return [np.zeros((1, 1, *values.shape[2:]), np.float32)]
+
+    monkeypatch.setattr(reader._detector, "infer", infer)
+    assert reader.read(photo_of(Image.new("L", size)), EVERYTHING) == []
+    assert max((h * w for _, _, h, w in seen), default=0) <= 2.5 * 768**2
+    assert sum(h * w for _, _, h, w in seen) <= 1.5 * 24_000_000
+
+
 def test_a_line_across_a_wide_strip_stays_one_line(reader: OcrReader) -> None:
     words = "one two three four five six seven eight nine ten eleven twelve thirteen fourteen"
     photo, _ = drawn((1800, 60), (10, 5, 40, words))
