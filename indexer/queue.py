@@ -24,6 +24,14 @@ Task = Literal["ocr", "clip"]
 _HOLD_TRIES = 25
 _HOLD_PAUSE_SECONDS = 0.2
 
+# What is wrong with a result, not with the database.
+_REFUSED = (
+    psycopg.DataError,
+    psycopg.IntegrityError,
+    psycopg.errors.ProgramLimitExceeded,
+    psycopg.errors.StatementTooComplex,
+)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
@@ -194,7 +202,7 @@ def finish(
             done = _finish_held(connection, token, waiting, max_attempts, beside)
         except (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected):
             continue
-        except (psycopg.DataError, psycopg.IntegrityError) as error:
+        except _REFUSED as error:
             if len(waiting) > 1:
                 for outcome in waiting:
                     written += finish(connection, token, [outcome], max_attempts, beside)

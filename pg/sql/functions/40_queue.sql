@@ -142,13 +142,18 @@ AS $$
     LIMIT 1
 $$;
 
--- Still at work on these: keep the lease. Returns how many are still ours.
+-- Still at work on these: keep the lease. Returns how many were renewed. One that another
+-- transaction holds is passed over: whoever waited for it would let all other leases run out.
 CREATE OR REPLACE FUNCTION indexer_v1.renew(token uuid, lease interval) RETURNS bigint
 LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
-    WITH renewed AS (
-        UPDATE indexer_v1.job SET lease_until = now() + lease WHERE lease_token = token RETURNING 1
+    WITH mine AS (
+        SELECT asset_id, task FROM indexer_v1.job WHERE lease_token = token FOR UPDATE SKIP LOCKED
+    ), renewed AS (
+        UPDATE indexer_v1.job j SET lease_until = now() + lease
+        FROM mine m WHERE j.asset_id = m.asset_id AND j.task = m.task
+        RETURNING 1
     )
     SELECT count(*) FROM renewed
 $$;
@@ -246,7 +251,7 @@ END
 $$;
 
 -- Give everything of this lease back, uncharged: the worker stops, or something all photos need
--- (the media folder, the model) is away.
+-- (the media folder, the model) is away. What another transaction holds stays until its lease ends.
 CREATE OR REPLACE FUNCTION indexer_v1.release(token uuid, delay interval DEFAULT '0')
 RETURNS bigint
 LANGUAGE plpgsql VOLATILE
@@ -255,10 +260,14 @@ AS $$
 DECLARE
     released bigint;
 BEGIN
-    UPDATE indexer_v1.job SET
-        attempts = greatest(attempts - 1, 0), lease_until = NULL, lease_token = NULL,
+    UPDATE indexer_v1.job j SET
+        attempts = greatest(j.attempts - 1, 0), lease_until = NULL, lease_token = NULL,
         next_at = now() + delay
-    WHERE lease_token = token;
+    FROM (
+        SELECT mine.asset_id, mine.task FROM indexer_v1.job mine
+        WHERE mine.lease_token = token FOR UPDATE SKIP LOCKED
+    ) AS m
+    WHERE j.asset_id = m.asset_id AND j.task = m.task;
     GET DIAGNOSTICS released = ROW_COUNT;
     IF released > 0 THEN
         PERFORM pg_notify('indexer_v1', '');
@@ -275,9 +284,15 @@ AS $$
 DECLARE
     requeued bigint;
 BEGIN
-    UPDATE indexer_v1.job SET
-        dead_at = NULL, attempts = 0, last_error = NULL, next_at = now(), revision = revision + 1
-    WHERE dead_at IS NOT NULL AND (asset_ids IS NULL OR asset_id = ANY (asset_ids));
+    UPDATE indexer_v1.job j SET
+        dead_at = NULL, attempts = 0, last_error = NULL, next_at = now(), revision = j.revision + 1
+    FROM (
+        SELECT dead.asset_id, dead.task FROM indexer_v1.job dead
+        WHERE dead.dead_at IS NOT NULL
+          AND (asset_ids IS NULL OR dead.asset_id = ANY (asset_ids))
+        ORDER BY 1, 2 FOR UPDATE -- the order of enqueue
+    ) AS d
+    WHERE j.asset_id = d.asset_id AND j.task = d.task;
     GET DIAGNOSTICS requeued = ROW_COUNT;
     IF requeued > 0 THEN
         PERFORM pg_notify('indexer_v1', '');
