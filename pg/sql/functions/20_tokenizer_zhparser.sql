@@ -1,45 +1,48 @@
--- The tokenizer where zhparser is installed. The same functions as in the bigram tokenizer.
---
--- Texts are cut with zhparser's multi options (short words, pairs, important characters as well as
--- the longest words), queries without them: 朝阳 is found in 朝阳区, 花生 not in 鲜花生日.
-
--- All token types count: e (Latin, numbers), x (unknown and custom words) and u (numbers glued to
--- Chinese, punctuation, which punctuation_ignore drops) are not in the mapping that is often copied.
-DO $$
-BEGIN
-    IF NOT EXISTS (SELECT FROM pg_catalog.pg_ts_config c
-                   WHERE c.cfgname = 'zh' AND c.cfgnamespace = 'indexer_v1'::regnamespace) THEN
-        CREATE TEXT SEARCH CONFIGURATION indexer_v1.zh (PARSER = zhparser);
-        EXECUTE (
-            SELECT 'ALTER TEXT SEARCH CONFIGURATION indexer_v1.zh ADD MAPPING FOR '
-                   || string_agg(quote_ident(alias), ', ') || ' WITH pg_catalog.simple'
-            FROM ts_token_type('zhparser'));
-    END IF;
-END
-$$;
+-- The tokenizer where zhparser is installed: it finds the words.
+-- Two functions have these names in both tokenizers; everything else is the same with either.
 
 -- Recorded with every row that was tokenized; change the number when the tokens change.
 CREATE OR REPLACE FUNCTION indexer_v1.tokenizer() RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-AS $$ SELECT 'zhparser/1' $$;
+AS $$ SELECT 'zhparser/2' $$;
 
-CREATE OR REPLACE FUNCTION indexer_v1.to_tsvector(input text) RETURNS tsvector
-LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+-- The words of Chinese text, in order. Blanks, which end a word, aren't returned.
+CREATE OR REPLACE FUNCTION indexer_v1.words(runs text) RETURNS text[]
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
-SET zhparser.punctuation_ignore = on
-SET zhparser.multi_short = on
-SET zhparser.multi_duality = on
-SET zhparser.multi_zmain = on
-AS $$ SELECT pg_catalog.to_tsvector('indexer_v1.zh', indexer_v1.normalize(input)) $$;
-
--- One term of a query: all of its words. Never to_tsquery or websearch_to_tsquery: they ask for
--- the pieces of a Chinese word side by side, which the overlapping pieces in the index are not.
-CREATE OR REPLACE FUNCTION indexer_v1.term_query(term text, quoted boolean) RETURNS tsquery
-LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
-SET search_path = pg_catalog, pg_temp
-SET client_min_messages = warning -- no notice about a query without words
-SET zhparser.punctuation_ignore = on
+SET zhparser.punctuation_ignore = off
 SET zhparser.multi_short = off
 SET zhparser.multi_duality = off
 SET zhparser.multi_zmain = off
-AS $$ SELECT plainto_tsquery('indexer_v1.zh', indexer_v1.normalize(term)) $$;
+SET zhparser.multi_zall = off
+SET zhparser.seg_with_duality = off
+AS $$
+DECLARE
+    found text[];
+BEGIN
+    SELECT array_agg(token ORDER BY n) INTO found
+    FROM ts_parse((SELECT p.oid FROM pg_ts_parser p WHERE p.prsname = 'zhparser'), runs)
+         WITH ORDINALITY AS parsed(tokid, token, n)
+    WHERE token <> ' ';
+    -- Characters that zhparser drops would shift every position after them.
+    IF array_to_string(found, '') IS DISTINCT FROM replace(runs, ' ', '') THEN
+        RETURN indexer_v1.cut(runs);
+    END IF;
+    RETURN found;
+END
+$$;
+
+-- Names that its dictionary lacks. That takes the rights of a superuser; without them, words that
+-- it doesn't know fall into characters, and are found all the same. Seen by new connections.
+DO $$
+BEGIN
+    INSERT INTO zhparser.zhprs_custom_word (word)
+    SELECT w FROM unnest(indexer_v1.own_words()) AS w
+    WHERE NOT EXISTS (SELECT FROM zhparser.zhprs_custom_word c WHERE c.word = w);
+    EXECUTE format('SELECT %I.sync_zhprs_custom_word()', (
+        SELECT n.nspname FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace
+        WHERE e.extname = 'zhparser'));
+EXCEPTION WHEN OTHERS THEN
+    RAISE WARNING 'immich-indexer: names that zhparser lacks were not added to it: %', SQLERRM;
+END
+$$;

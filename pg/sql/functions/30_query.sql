@@ -1,4 +1,4 @@
--- The query language, on top of whichever tokenizer is in use. Never raises an error.
+-- The query language. Never raises an error.
 --
 --     发票 2024          both
 --     发票 OR 收据       either (also |)
@@ -6,53 +6,123 @@
 --     -作废              not this
 --     ocr:发票           by text alone (for the whole query)
 
--- What a query asks for.
---   wanted    text that must be there; empty where there is none
---   unwanted  text that must not be there; empty where there is none
+-- The terms of a query, in order.
+--   word, quoted, excluded   as they were typed
+--   choice                   terms of one choice are alternatives (OR)
+CREATE OR REPLACE FUNCTION indexer_v1.query_terms(query text)
+RETURNS TABLE (word text, quoted boolean, excluded boolean, choice integer)
+LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
+AS $$
+DECLARE
+    months CONSTANT text :=
+        '(jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|'
+        'sept?(?:ember)?|oct(?:ober)?|nov(?:ember)?|dec(?:ember)?)\.?';
+    body        text := regexp_replace(left(query, 2000), '^\s*ocr\s*[:：]', '', 'i');
+    part        text[];
+    alternative boolean := false; -- the last word was OR
+    found       integer := 0;
+BEGIN
+    body := translate(body, '“”„«»「」『』＂｜　', '""""""""""| ');
+    -- A date is one term, however many blanks are in it: 2024年5月1日发票, Dec 25, 2023
+    body := regexp_replace(body, '([^\s"0-9\-])(?=[12]\d{3} *年 *\d{1,2} *月)', '\1 ', 'g');
+    body := regexp_replace(body, '([12]\d{3}) *年 *(\d{1,2}) *月 *(\d{1,2}) *[日号]?', '\1-\2-\3 ', 'g');
+    body := regexp_replace(body, '([12]\d{3}) *年 *(\d{1,2}) *月', '\1年\2月 ', 'g');
+    body := regexp_replace(body, '(\d{1,2}) *月 *(\d{1,2}) *[日号]', '\1月\2日 ', 'g');
+    body := regexp_replace(body, '\y' || months || ' +(\d{1,2}),? +([12]\d{3})\y', '\1\2,\3', 'gi');
+    body := regexp_replace(body, '\y(\d{1,2}) +' || months || ' +([12]\d{3})\y', '\1\2\3', 'gi');
+    FOR part IN
+        SELECT m FROM regexp_matches(body, '(-?)(?:"([^"]*)"?|(\|)|([^\s"|]+))', 'g') AS m LIMIT 64
+    LOOP
+        IF part[3] IS NOT NULL OR (part[1] = '' AND part[4] = 'OR') THEN
+            alternative := found > 0;
+            CONTINUE;
+        END IF;
+        word := coalesce(part[2], part[4]);
+        quoted := part[2] IS NOT NULL;
+        excluded := part[1] = '-';
+        IF excluded THEN
+            choice := 0;
+        ELSE
+            found := found + CASE WHEN alternative THEN 0 ELSE 1 END;
+            choice := found;
+            alternative := false;
+        END IF;
+        RETURN NEXT;
+    END LOOP;
+END
+$$;
+
+-- What a query asks for. Empty tsqueries where there is nothing.
+--   wanted    text that must be there
+--   unwanted  text that must not be there
 --   picture   what to embed for the vector side; NULL for ocr: and where nothing is left
+--   sure      the same as wanted, but only the letters as they are, as whole words
+--   loose     the same again, also where the letters cut through words
+--   parts     wanted, one by one
 CREATE OR REPLACE FUNCTION indexer_v1.parse_query(
-    query text, OUT wanted tsquery, OUT unwanted tsquery, OUT picture text)
+    query text, OUT wanted tsquery, OUT unwanted tsquery, OUT picture text,
+    OUT sure tsquery, OUT loose tsquery, OUT parts tsquery[])
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
 SET client_min_messages = warning -- no notice about a query without words
 AS $$
 DECLARE
-    text_only  boolean := query ~* '^\s*ocr\s*[:：]';
-    body       text := regexp_replace(coalesce(query, ''), '^\s*ocr\s*[:：]', '', 'i');
-    part       text[];
-    term       tsquery;
-    alternative boolean := false; -- the last word was OR
-    choice     tsquery := ''::tsquery;
-    words      text[] := '{}';
+    term        record;
+    asked       record;
+    choice      integer := 0;
+    choice_wide tsquery := ''::tsquery;
+    choice_sure tsquery := ''::tsquery;
+    choice_loose tsquery := ''::tsquery;
+    letters     text := ''; -- the query in one word, while it is letters and digits alone
 BEGIN
     wanted := ''::tsquery;
+    sure := ''::tsquery;
+    loose := ''::tsquery;
     unwanted := ''::tsquery;
-    body := translate(body, '“”„«»「」『』＂｜', '"""""""""""|');
-    FOR part IN
-        SELECT m FROM regexp_matches(body, '(-?)(?:"([^"]*)"?|(\|)|([^\s"|]+))', 'g') AS m
-    LOOP
-        IF part[3] IS NOT NULL OR (part[1] = '' AND part[4] = 'OR') THEN
-            alternative := numnode(choice) > 0;
+    parts := '{}';
+    FOR term IN SELECT * FROM indexer_v1.query_terms(query) LOOP
+        SELECT * INTO asked FROM indexer_v1.term_query(term.word, term.quoted);
+        IF term.excluded THEN
+            unwanted := unwanted || asked.sure;
+            letters := NULL;
             CONTINUE;
         END IF;
-        term := indexer_v1.term_query(coalesce(part[2], part[4]), part[2] IS NOT NULL);
-        IF part[1] = '-' THEN
-            unwanted := unwanted || term;
-            CONTINUE;
+        IF term.choice <> choice THEN
+            wanted := wanted && choice_wide;
+            sure := sure && choice_sure;
+            loose := loose && choice_loose;
+            parts := parts || choice_wide;
+            choice := term.choice;
+            choice_wide := ''::tsquery;
+            choice_sure := ''::tsquery;
+            choice_loose := ''::tsquery;
+        ELSE
+            letters := NULL;
         END IF;
-        words := words || coalesce(part[2], part[4]);
-        IF numnode(term) > 0 THEN
-            IF alternative THEN
-                choice := choice || term;
-            ELSE
-                wanted := wanted && choice;
-                choice := term;
-            END IF;
-        END IF;
-        alternative := false;
+        choice_wide := choice_wide || asked.wide;
+        choice_sure := choice_sure || asked.sure;
+        choice_loose := choice_loose || asked.loose;
+        letters := letters || CASE WHEN NOT term.quoted AND term.word ~ '^[A-Za-z0-9]+$'
+                                   THEN term.word END;
     END LOOP;
-    wanted := wanted && choice;
-    picture := CASE WHEN NOT text_only THEN nullif(btrim(array_to_string(words, ' ')), '') END;
+    wanted := wanted && choice_wide;
+    sure := sure && choice_sure;
+    loose := loose && choice_loose;
+    parts := array_remove(parts || choice_wide, ''::tsquery);
+    -- thank you: also ThankYouForShopping
+    IF choice > 1 AND length(letters) >= 6 THEN
+        SELECT * INTO asked FROM indexer_v1.term_query(letters, false);
+        wanted := wanted || asked.wide;
+        loose := loose || asked.loose;
+    END IF;
+    IF query !~* '^\s*ocr\s*[:：]' THEN
+        picture := regexp_replace(query, '(^|\s)-(?:["“”„«»「」『』＂][^"“”„«»「」『』＂]*["“”„«»「」『』＂]?|\S+)', ' ', 'g');
+        picture := regexp_replace(picture, '["“”„«»「」『』＂|｜]|\yOR\y', ' ', 'g');
+        picture := nullif(btrim(regexp_replace(picture, '\s+', ' ', 'g')), '');
+    END IF;
 END
 $$;
 
@@ -62,6 +132,7 @@ $$;
 CREATE OR REPLACE FUNCTION indexer_v1.to_tsquery(query text) RETURNS tsquery
 LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
 AS $$
     SELECT CASE WHEN numnode(wanted) = 0 OR numnode(unwanted) = 0 THEN wanted
                 ELSE wanted && !! unwanted

@@ -1,0 +1,110 @@
+-- What a search may be limited to, as SQL conditions on public.asset AS a. The names and what they
+-- mean are those of Immich's own search API:
+--
+--     takenAfter, takenBefore      timestamps, on "fileCreatedAt", inclusive
+--     type                         IMAGE or VIDEO
+--     isFavorite, isNotInAlbum     booleans
+--     visibility                   timeline or archive (others are never found), or a list
+--     albumIds, personIds, tagIds  lists of ids; in all of them
+--     city, state, country, make, model, lensModel, rating
+--                                  exactly this; null: photos that have none
+--
+-- Only what is asked for gets into the statement, so the planner can start from the index that
+-- serves it, and folder mode, which has no albums, people or EXIF tables, needs none.
+CREATE OR REPLACE FUNCTION indexer_v1.filter_conditions(filter jsonb) RETURNS text
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    known CONSTANT text[] := '{takenAfter,takenBefore,type,isFavorite,isNotInAlbum,visibility,'
+        'albumIds,personIds,tagIds,city,state,country,make,model,lensModel,rating}';
+    entry  record;
+    id     text;
+    made   text[] := '{}';
+    exif   text[] := '{}';
+BEGIN
+    IF filter IS NULL THEN
+        RETURN '';
+    END IF;
+    IF jsonb_typeof(filter) <> 'object' THEN
+        RAISE EXCEPTION 'filter is a JSON object, not %', jsonb_typeof(filter)
+            USING ERRCODE = 'invalid_parameter_value';
+    END IF;
+    FOR entry IN SELECT key, value, filter ->> key AS text FROM jsonb_each(filter) ORDER BY key LOOP
+        IF entry.key <> ALL (known) THEN
+            RAISE EXCEPTION 'filter has no %', entry.key
+                USING ERRCODE = 'invalid_parameter_value',
+                      HINT = 'It knows ' || array_to_string(known, ', ') || '.';
+        END IF;
+        CASE
+            WHEN entry.key IN ('city', 'state', 'country', 'make', 'model', 'lensModel', 'rating') THEN
+                exif := exif || CASE
+                    WHEN entry.text IS NULL THEN format('x.%I IS NULL', entry.key)
+                    WHEN entry.key = 'rating' THEN format('x.rating = %s', entry.text::integer)
+                    ELSE format('x.%I = %L', entry.key, entry.text) END;
+            WHEN entry.text IS NULL THEN
+                NULL; -- as if it weren't there
+            WHEN entry.key = 'takenAfter' THEN
+                made := made || format('a."fileCreatedAt" >= %L', entry.text::timestamptz);
+            WHEN entry.key = 'takenBefore' THEN
+                made := made || format('a."fileCreatedAt" <= %L', entry.text::timestamptz);
+            WHEN entry.key = 'type' THEN
+                made := made || format('a.type = %L', entry.text);
+            WHEN entry.key = 'isFavorite' THEN
+                made := made || format('a."isFavorite" = %L', entry.text::boolean);
+            WHEN entry.key = 'visibility' THEN
+                made := made || format('a.visibility::text = ANY (%L)', (
+                    SELECT array_agg(v) FROM jsonb_array_elements_text(
+                        CASE jsonb_typeof(entry.value) WHEN 'array' THEN entry.value
+                             ELSE jsonb_build_array(entry.value) END) AS v));
+            WHEN entry.key = 'isNotInAlbum' THEN
+                IF entry.text::boolean THEN
+                    made := made || format('NOT EXISTS (SELECT FROM %s y WHERE y."assetId" = a.id)',
+                                           indexer_v1.filter_table('album_asset', entry.key));
+                END IF;
+            ELSE
+                IF jsonb_typeof(entry.value) <> 'array' THEN
+                    RAISE EXCEPTION 'filter: % is a list of ids', entry.key
+                        USING ERRCODE = 'invalid_parameter_value';
+                END IF;
+                FOR id IN SELECT jsonb_array_elements_text(entry.value) LOOP
+                    made := made || CASE entry.key
+                        WHEN 'albumIds' THEN format(
+                            'EXISTS (SELECT FROM %s y WHERE y."assetId" = a.id AND y."albumId" = %L)',
+                            indexer_v1.filter_table('album_asset', entry.key), id::uuid)
+                        WHEN 'personIds' THEN format(
+                            'EXISTS (SELECT FROM %s y WHERE y."assetId" = a.id AND y."personId" = %L'
+                            ' AND y."deletedAt" IS NULL)',
+                            indexer_v1.filter_table('asset_face', entry.key), id::uuid)
+                        ELSE format(
+                            'EXISTS (SELECT FROM %s y JOIN %s z ON z.id_descendant = y."tagId"'
+                            ' WHERE y."assetId" = a.id AND z.id_ancestor = %L)',
+                            indexer_v1.filter_table('tag_asset', entry.key),
+                            indexer_v1.filter_table('tag_closure', entry.key), id::uuid)
+                        END;
+                END LOOP;
+        END CASE;
+    END LOOP;
+    IF cardinality(exif) > 0 THEN
+        made := made || format('EXISTS (SELECT FROM %s x WHERE x."assetId" = a.id AND %s)',
+                               indexer_v1.filter_table('asset_exif', 'the camera or the place'),
+                               array_to_string(exif, ' AND '));
+    END IF;
+    RETURN coalesce(' AND ' || nullif(array_to_string(made, ' AND '), ''), '');
+END
+$$;
+
+-- Immich's table, where there is one.
+CREATE OR REPLACE FUNCTION indexer_v1.filter_table(name text, asked text) RETURNS regclass
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    IF to_regclass('public.' || name) IS NULL THEN
+        RAISE EXCEPTION 'photos can''t be filtered by % here: this database has no table %', asked, name
+            USING ERRCODE = 'feature_not_supported',
+                  HINT = 'Albums, people, tags and EXIF data are Immich''s; a folder of photos has none.';
+    END IF;
+    RETURN to_regclass('public.' || name);
+END
+$$;
