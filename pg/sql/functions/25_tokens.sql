@@ -109,9 +109,11 @@ BEGIN
                             ELSE ARRAY[m[5], m[2], m[4]] END;
             ELSE
                 m := regexp_match(digits, '^((\d{1,2})/((?:19|20)\d\d))(?![\d/])');
-                IF m IS NOT NULL THEN
+                IF before ~ '[\d/.-]$' THEN
+                    m := NULL; -- the end of another date
+                ELSIF m IS NOT NULL THEN
                     ymd := ARRAY[m[3], m[2], ''];
-                ELSIF before !~ '[\d/.-]$' THEN
+                ELSE
                     m := regexp_match(input, '^((\d{1,2})/(\d{1,2}))(?![\da-z/.])');
                     ymd := ARRAY['', m[2], m[3]];
                 END IF;
@@ -128,7 +130,7 @@ BEGIN
                           || '\.? ?(\d{1,2})(?:st|nd|rd|th)?(?![\d:])(?:,? ?((?:19|20)\d\d)(?!\d))?)');
         IF m IS NOT NULL THEN
             ymd := ARRAY[coalesce(m[4], ''), m[2], m[3]];
-        ELSE
+        ELSIF before !~ '\d[ -]?$' THEN
             m := regexp_match(input, '^(' || months || '\.? ?((?:19|20)\d\d))(?!\d)');
             ymd := ARRAY[m[3], m[2], ''];
         END IF;
@@ -292,8 +294,9 @@ BEGIN
     FROM together t
     WHERE t.line_last > t.compound_last AND length(t.as_line) >= 6
     UNION ALL
-    SELECT '#' || a.amount, w.pos, 'A', w.at, w.at + length(substring(w.unit from '^[0-9.,]+'))
-    FROM word w, LATERAL (SELECT indexer_v1.amount(w.unit) AS amount OFFSET 0) AS a
+    SELECT '#' || a.amount, w.pos, 'A', w.at, w.at + length(substring(w.unit from '^[0-9.,o]+'))
+    FROM word w, LATERAL (SELECT indexer_v1.amount(
+             CASE WHEN w.folded ~ '^[0-9]+$' THEN w.folded ELSE w.unit END) AS amount OFFSET 0) AS a
     WHERE a.amount IS NOT NULL
       -- not the 86 of B2024-86, nor times
       AND NOT (w.gap = '-' AND w.previous ~ '[a-z]')
