@@ -49,7 +49,7 @@ DECLARE
     texts    record;
     vectors  record;
 BEGIN
-    IF method NOT IN ('rrf', 'weighted') THEN
+    IF method IS NULL OR method NOT IN ('rrf', 'weighted') THEN
         RAISE EXCEPTION 'method is rrf or weighted, not %', method
             USING ERRCODE = 'invalid_parameter_value';
     END IF;
@@ -192,7 +192,6 @@ SET hnsw.ef_search = 200
 AS $$
 DECLARE
     wanted   text;
-    plan     json;
     in_scope double precision;
     photos   double precision;
     exact    boolean := false;
@@ -209,8 +208,7 @@ BEGIN
         CASE WHEN numnode(unwanted) > 0 THEN
             'AND NOT EXISTS (SELECT FROM indexer_v1.ocr o WHERE o.asset_id = c.asset_id AND o.tsv @@ $2)'
         END);
-    EXECUTE 'EXPLAIN (FORMAT JSON) SELECT FROM public.asset a WHERE ' || scope INTO plan;
-    in_scope := (plan -> 0 -> 'Plan' ->> 'Plan Rows')::double precision;
+    in_scope := indexer_v1.estimated_rows('SELECT FROM public.asset a WHERE ' || scope);
     SELECT greatest(c.reltuples, 0) INTO photos
     FROM pg_class c WHERE c.oid = 'indexer_v1.clip'::regclass;
     -- By index: pool × photos / in_scope entries visited; one by one: in_scope photos, each of
@@ -232,6 +230,19 @@ BEGIN
     INTO ids, distances
     FROM unnest(ids, distances) AS n(id, distance)
     WHERE n.distance <= farthest;
+END
+$$;
+
+-- What the planner expects. Volatile, because EXPLAIN isn't allowed in other functions.
+CREATE OR REPLACE FUNCTION indexer_v1.estimated_rows(statement text) RETURNS double precision
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    plan json;
+BEGIN
+    EXECUTE 'EXPLAIN (FORMAT JSON) ' || statement INTO plan;
+    RETURN (plan -> 0 -> 'Plan' ->> 'Plan Rows')::double precision;
 END
 $$;
 
