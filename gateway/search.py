@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, Literal
 from uuid import UUID
 
+import asyncpg
 import msgspec
 import pgvector
 from litestar import get, post
 from litestar.di import NamedDependency
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import JSONBody, QueryParameter
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from gateway.auth import Caller
 from gateway.database import Queries, Row
+from gateway.errors import Unprocessable
 from gateway.openapi import IMMICH_USER, Problem
 from gateway.services import Services
 from indexer.models.types import Embedding
@@ -37,21 +40,81 @@ _RESPONSES = {
     401: ResponseSpec(Problem, description="Attached to Immich: no credentials, or wrong ones"),
     403: ResponseSpec(Problem, description="Folder mode: not from this computer"),
     501: ResponseSpec(Problem, description="Attached to Immich, and `IMMICH_URL` isn't set"),
+    422: ResponseSpec(Problem, description="Filters by what this database doesn't have"),
     503: ResponseSpec(Problem, description="PostgreSQL or Immich is away; says what to do"),
 }
 
 
+_SEARCH = """
+    SELECT s.asset_id, a."originalFileName" AS file_name, a."originalPath" AS path, s.score,
+           s.text_rank, s.text_score, s.vector_rank, s.vector_distance
+    FROM indexer_v1.search(query => $1, embedding => $2, owners => $3, max_results => $4,
+                           skip => $5, method => $6, filter => $7::jsonb) WITH ORDINALITY AS s
+    JOIN asset a ON a.id = s.asset_id
+    ORDER BY s.ordinality
+"""
+
+
+class SearchFilter(msgspec.Struct, rename="camel", forbid_unknown_fields=True, omit_defaults=True):
+    """Which photos to search: names and meanings as in Immich's own search.
+
+    Attributes:
+        visibility: others than these two are never found.
+        album_ids, person_ids, tag_ids: photos that are in all of them.
+        city, state, country, make, model, lens_model, rating: exactly this; null: none recorded.
+    """
+
+    taken_after: datetime | UnsetType = UNSET
+    taken_before: datetime | UnsetType = UNSET
+    type: Literal["IMAGE", "VIDEO"] | UnsetType = UNSET
+    is_favorite: bool | UnsetType = UNSET
+    is_not_in_album: bool | UnsetType = UNSET
+    visibility: Literal["timeline", "archive"] | UnsetType = UNSET
+    album_ids: list[UUID] | UnsetType = UNSET
+    person_ids: list[UUID] | UnsetType = UNSET
+    tag_ids: list[UUID] | UnsetType = UNSET
+    city: str | UnsetType | None = UNSET
+    state: str | UnsetType | None = UNSET
+    country: str | UnsetType | None = UNSET
+    make: str | UnsetType | None = UNSET
+    model: str | UnsetType | None = UNSET
+    lens_model: str | UnsetType | None = UNSET
+    rating: int | UnsetType | None = UNSET
+
+
 class SearchRequest(msgspec.Struct, forbid_unknown_fields=True):
-    """What to search for, and which page of it."""
+    """What to search for, among which photos, and which page of it."""
 
     q: Annotated[str, Meta(max_length=MAX_QUERY_LENGTH, description=_QUERY)]
     limit: Annotated[int, Meta(ge=1, le=MAX_LIMIT, description="Results on a page.")] = 50
     offset: Annotated[int, Meta(ge=0, le=MAX_OFFSET, description="Results to skip.")] = 0
     method: Annotated[Method, Meta(description=_METHOD)] = "rrf"
+    filter: SearchFilter | None = None
+
+
+class MatchedLine(msgspec.Struct):
+    """A line of text that answers the query.
+
+    Attributes:
+        line: its number in the picture, from 1, in reading order.
+        box: its corners x1,y1 … x4,y4 as shares of the picture's width and height.
+        score: how sure OCR was of the text, 0 to 1.
+        marks: which of its characters match: [from, to) from 0.
+    """
+
+    line: int
+    text: str
+    box: list[float] | None
+    score: float | None
+    marks: list[tuple[int, int]]
 
 
 class SearchResult(msgspec.Struct):
-    """One photo: where it stands on each side, and why. A side without it has nulls."""
+    """One photo: where it stands on each side, and why. A side without it has nulls.
+
+    Attributes:
+        lines: the lines of text that answer the query, in reading order.
+    """
 
     asset_id: UUID
     file_name: str
@@ -61,6 +124,7 @@ class SearchResult(msgspec.Struct):
     text_score: float | None
     vector_rank: int | None
     vector_distance: float | None
+    lines: list[MatchedLine]
 
 
 class SearchAnswer(msgspec.Struct):
@@ -129,10 +193,13 @@ async def _search(asked: SearchRequest, services: Services, caller: Caller) -> S
         max_results=asked.limit + 1,
         skip=asked.offset,
         method=asked.method,
+        chosen=asked.filter,
     )
     more = len(rows) > asked.limit and asked.offset + asked.limit <= MAX_OFFSET
+    page = rows[: asked.limit]
+    lines = await _matches(services.database, query, page)
     return SearchAnswer(
-        results=[SearchResult(**dict(row)) for row in rows[: asked.limit]],
+        results=[SearchResult(**dict(row), lines=lines.get(row["asset_id"], [])) for row in page],
         picture_search=embedding is not None,
         picture_problem=problem,
         next_offset=asked.offset + asked.limit if more else None,
@@ -158,21 +225,42 @@ async def _ranked(
     max_results: int,
     skip: int,
     method: Method,
+    chosen: SearchFilter | None,
 ) -> list[Row]:
-    """Call the search function in SQL; its arguments and columns are described there."""
-    return await database.fetch(
+    """Call the search function in SQL; its arguments and columns are described there.
+
+    Raises:
+        Unprocessable: this database has nothing to filter by, such as albums in folder mode.
+    """
+    try:
+        return await database.fetch(
+            _SEARCH,
+            query,
+            None if embedding is None else pgvector.Vector(embedding),
+            owners,
+            max_results,
+            skip,
+            method,
+            None if chosen is None else msgspec.json.encode(chosen).decode(),
+        )
+    except asyncpg.FeatureNotSupportedError as error:
+        raise Unprocessable(str(error)) from error
+
+
+async def _matches(database: Queries, query: str, page: list[Row]) -> dict[UUID, list[MatchedLine]]:
+    """Return the lines that answer the query, of the photos on this page alone."""
+    read = [row["asset_id"] for row in page if row["text_rank"] is not None]
+    if not read:
+        return {}
+    rows = await database.fetch(
         """
-        SELECT s.asset_id, a."originalFileName" AS file_name, a."originalPath" AS path, s.score,
-               s.text_rank, s.text_score, s.vector_rank, s.vector_distance
-        FROM indexer_v1.search(query => $1, embedding => $2, owners => $3, max_results => $4,
-                               skip => $5, method => $6) WITH ORDINALITY AS s
-        JOIN asset a ON a.id = s.asset_id
-        ORDER BY s.ordinality
+        SELECT m.asset_id, jsonb_agg(to_jsonb(m) - 'asset_id' ORDER BY m.line)::text AS lines
+        FROM indexer_v1.matches($1, $2) AS m
+        GROUP BY m.asset_id
         """,
         query,
-        None if embedding is None else pgvector.Vector(embedding),
-        owners,
-        max_results,
-        skip,
-        method,
+        read,
     )
+    return {
+        row["asset_id"]: msgspec.json.decode(row["lines"], type=list[MatchedLine]) for row in rows
+    }

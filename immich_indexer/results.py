@@ -16,13 +16,25 @@ from pg.query import fetch_value
 
 
 @dataclass(frozen=True, slots=True)
+class Line:
+    """A line of text in a photo that answers the query.
+
+    Attributes:
+        marks: which of its characters do, as [from, to), at least one.
+    """
+
+    text: str
+    marks: list[tuple[int, int]]
+
+
+@dataclass(frozen=True, slots=True)
 class Result:
     """One photo found.
 
     Attributes:
         text_rank, text_score: its place and score among those whose text matches, or None.
         vector_rank, vector_distance: its place and cosine distance among the nearest, or None.
-        line: the line of text that matched, or None.
+        line: the line of text that OCR is surest of among those that match, or None.
     """
 
     asset_id: UUID
@@ -32,7 +44,7 @@ class Result:
     text_score: float | None
     vector_rank: int | None
     vector_distance: float | None
-    line: str | None
+    line: Line | None
 
 
 def search(
@@ -53,18 +65,22 @@ def search(
         embedding = "[" + ",".join(map(str, vector.tolist())) + "]"
     rows = connection.execute(
         """
-        SELECT s.asset_id, a."originalFileName", s.score, s.text_rank, s.text_score,
-               s.vector_rank, s.vector_distance,
-               (SELECT line ->> 'text'
-                FROM indexer_v1.ocr o, jsonb_array_elements(o.lines) AS line
-                WHERE o.asset_id = s.asset_id AND s.text_rank IS NOT NULL
-                ORDER BY ts_rank(indexer_v1.to_tsvector(line ->> 'text'),
-                                 indexer_v1.to_tsquery(%(query)s)) DESC
-                LIMIT 1)
-        FROM indexer_v1.search(%(query)s, %(embedding)s::vector, %(owners)s, %(limit)s, %(offset)s,
-                               %(method)s) WITH ORDINALITY AS s
-        JOIN public.asset a ON a.id = s.asset_id
-        ORDER BY s.ordinality
+        WITH page AS (
+            SELECT s.*
+            FROM indexer_v1.search(%(query)s, %(embedding)s::vector, %(owners)s, %(limit)s,
+                                   %(offset)s, %(method)s) WITH ORDINALITY AS s
+        ), best AS (
+            SELECT DISTINCT ON (m.asset_id) m.asset_id, m.text, m.marks
+            FROM indexer_v1.matches(
+                %(query)s, ARRAY(SELECT p.asset_id FROM page p WHERE p.text_rank IS NOT NULL)) AS m
+            ORDER BY m.asset_id, m.score DESC NULLS LAST, m.line
+        )
+        SELECT p.asset_id, a."originalFileName", p.score, p.text_rank, p.text_score,
+               p.vector_rank, p.vector_distance, b.text, b.marks
+        FROM page p
+        JOIN public.asset a ON a.id = p.asset_id
+        LEFT JOIN best b ON b.asset_id = p.asset_id
+        ORDER BY p.ordinality
         """,
         {
             "query": query,
@@ -75,7 +91,22 @@ def search(
             "method": method,
         },
     ).fetchall()
-    return [Result(*row) for row in rows]
+    return [Result(*row[:-2], *[_line(*row[-2:])]) for row in rows]
+
+
+def _line(text: str | None, marks: list[list[int]]) -> Line | None:
+    return None if text is None else Line(text, [(first, last) for first, last in marks])
+
+
+def excerpt(line: Line, width: int = 32) -> Text:
+    """Return the part of a line around its first mark, what matches in bold."""
+    shown = Text(line.text)
+    for first, last in line.marks:
+        shown.stylize("bold", first, last)
+    first, last = line.marks[0]
+    start = max(0, min(first - (width - (last - first)) // 2, len(line.text) - width))
+    part = shown[start : start + width]
+    return Text.assemble("…" if start else "", part, "…" if start + width < len(shown) else "")
 
 
 def table(query: str, results: list[Result]) -> Table:
@@ -84,13 +115,13 @@ def table(query: str, results: list[Result]) -> Table:
     for rank, result in enumerate(results, start=1):
         why = []
         if result.line:
-            why.append("text: " + " ".join(result.line.split())[:32])
+            why.append(Text.assemble("text: ", excerpt(result.line)))
         if result.vector_rank:
-            why.append(f"picture: no. {result.vector_rank}")
+            why.append(Text(f"picture: no. {result.vector_rank}"))
         made.add_row(
             str(rank),
             Text(result.file_name),
-            Text(", ".join(why)),
+            Text(", ").join(why),
             f"{result.score:.4f}",
             "" if result.text_score is None else f"{result.text_score:.3f}",
             "" if result.vector_distance is None else f"{1 - result.vector_distance:.3f}",

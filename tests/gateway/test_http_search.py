@@ -94,7 +94,7 @@ def test_finds_text_and_pictures_in_one_ranking(client: httpx.Client, photo: Any
     best = page["results"][0]
     assert best.keys() == {
         "asset_id", "file_name", "path", "score",
-        "text_rank", "text_score", "vector_rank", "vector_distance",
+        "text_rank", "text_score", "vector_rank", "vector_distance", "lines",
     }  # fmt: skip
     assert (best["asset_id"], best["path"]) == (str(both), "/photos/both.jpg")
     assert best["text_rank"] in {1, 2}
@@ -103,6 +103,54 @@ def test_finds_text_and_pictures_in_one_ranking(client: httpx.Client, photo: Any
     read = next(r for r in page["results"] if r["file_name"] == "read.jpg")
     assert read["vector_rank"] is None
     assert read["vector_distance"] is None
+
+
+def test_says_which_lines_match_and_where(
+    client: httpx.Client, photo: Any, rows: Connection
+) -> None:
+    asset = photo("a.jpg", text="超市\n发票号码 88\nＩＮＶＯＩＣＥ", shows="海")
+    photo("seen.jpg", shows="发票 invoice")
+    box = [0.1, 0.2, 0.9, 0.2, 0.9, 0.3, 0.1, 0.3]
+    lines = [
+        {"text": text, "box": box, "box_score": 0.9, "text_score": 0.8}
+        for text in ("超市", "发票号码 88", "ＩＮＶＯＩＣＥ")
+    ]
+    rows.execute(
+        "UPDATE indexer_v1.ocr SET lines = %s WHERE asset_id = %s", [json.dumps(lines), asset]
+    )
+    answer = client.get("/search", params={"q": "发票 invoice"}).json()
+    read, seen = sorted(answer["results"], key=lambda result: str(result["file_name"]))
+    assert read["lines"] == [
+        {"line": 2, "text": "发票号码 88", "box": box, "score": 0.8, "marks": [[0, 2]]},
+        {"line": 3, "text": "ＩＮＶＯＩＣＥ", "box": box, "score": 0.8, "marks": [[0, 7]]},
+    ]
+    assert seen["lines"] == []
+
+
+def test_filters(client: httpx.Client, photo: Any, rows: Connection) -> None:
+    photo("a.jpg", text="发票")
+    loved = photo("b.jpg", text="发票")
+    rows.execute(
+        'UPDATE asset SET "isFavorite" = true, "fileCreatedAt" = %s WHERE id = %s',
+        ["2020-05-01T10:00:00Z", loved],
+    )
+    album = uuid.uuid4()
+    rows.execute('INSERT INTO album (id, "albumName") VALUES (%s, %s)', [album, "Bills"])
+    rows.execute('INSERT INTO album_asset ("albumId", "assetId") VALUES (%s, %s)', [album, loved])
+    for chosen in (
+        {"isFavorite": True},
+        {"takenBefore": "2021-01-01T00:00:00Z"},
+        {"albumIds": [str(album)], "type": "IMAGE"},
+    ):
+        answer = client.post("/search", json={"q": "ocr:发票", "filter": chosen})
+        assert names(answer) == ["b.jpg"], chosen
+    for wrong in ({"colour": "red"}, {"type": "IMAGES"}, {"albumIds": ["x"]}, {"rating": "five"}):
+        answer = client.post("/search", json={"q": "发票", "filter": wrong})
+        assert answer.status_code == 400, wrong
+    rows.execute("DROP TABLE album_asset CASCADE")
+    gone = client.post("/search", json={"q": "发票", "filter": {"albumIds": [str(album)]}})
+    assert gone.status_code == 422
+    assert "no table album_asset" in gone.json()["detail"]
 
 
 def test_post_does_the_same(client: httpx.Client, photo: Any) -> None:
