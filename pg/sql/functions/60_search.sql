@@ -99,14 +99,15 @@ $$;
 -- Above which cosine distance a photo isn't like the query at all. Recorded in indexer_v1.setting
 -- as max_distance by whoever knows better; else what is known of the model: Chinese-CLIP's authors
 -- give a similarity of 0.3 as the threshold, and 0.3 to 0.6 as what matching pairs have (issues 42,
--- 89 and 156 of OFA-Sys/Chinese-CLIP); the stand-in's is measured on the samples.
+-- 89 and 156 of OFA-Sys/Chinese-CLIP); the stand-in has at most 0.07 for what it is asked for on
+-- the samples, 0.38 for the same shape in another colour, 0.75 and more for nearly all else.
 CREATE OR REPLACE FUNCTION indexer_v1.max_distance() RETURNS double precision
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT coalesce(
         (SELECT s.value::double precision FROM indexer_v1.setting s WHERE s.name = 'max_distance'),
-        (SELECT CASE WHEN s.value LIKE 'stand-in%' THEN 0.5 END
+        (SELECT CASE WHEN s.value LIKE 'stand-in%' THEN 0.3 END
          FROM indexer_v1.setting s WHERE s.name = 'clip_model'),
         0.7)
 $$;
