@@ -8,12 +8,13 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from uuid import NAMESPACE_URL, UUID, uuid5
 
+from indexer.media import modified_at
 from pg.connect import Connection
 from pg.query import fetch_value
 
@@ -46,7 +47,8 @@ def owner_of(folder: Path) -> UUID:
 def scan(connection: Connection, folder: Path) -> Changes:
     """Bring the tables up to date with a folder, in one transaction. Nothing is decoded.
 
-    A file counts as changed when its size or its time of modification has.
+    A file counts as changed when its size or its time of modification has. Photos in a folder below
+    that can't be read just now are left as they are.
 
     Raises:
         NotADirectoryError: `folder` isn't a folder that can be read: nothing is removed then.
@@ -55,20 +57,23 @@ def scan(connection: Connection, folder: Path) -> Changes:
     if not folder.is_dir():
         raise NotADirectoryError(f"{folder} isn't a folder")
     owner = owner_of(folder)
+    unreadable: list[str] = []
     with connection.transaction(), connection.cursor() as cursor:
         cursor.execute(
             "CREATE TEMP TABLE seen (path text PRIMARY KEY, name text, modified timestamptz,"
             " mark bytea) ON COMMIT DROP"
         )
         with cursor.copy("COPY seen FROM STDIN") as copy:
-            for path, status in _files(folder):
-                modified = datetime.fromtimestamp(status.st_mtime, UTC)
+            for path, status in _files(folder, unreadable):
+                modified = modified_at(status)
                 mark = hashlib.sha256(f"{status.st_mtime_ns}:{status.st_size}".encode()).digest()
                 copy.write_row([path, os.path.basename(path), modified, mark])
         removed = cursor.execute(
             'DELETE FROM public.asset a WHERE a."ownerId" = %s'
-            ' AND NOT EXISTS (SELECT FROM seen s WHERE s.path = a."originalPath")',
-            [owner],
+            ' AND NOT EXISTS (SELECT FROM seen s WHERE s.path = a."originalPath")'
+            " AND NOT EXISTS (SELECT FROM unnest(%s::text[]) AS u(folder)"
+            '                 WHERE starts_with(a."originalPath", u.folder))',
+            [owner, unreadable],
         ).rowcount
         # The thumbhash stands for the picture, as in Immich: when it changes, the trigger queues.
         changed = cursor.execute(
@@ -103,9 +108,19 @@ def scan(connection: Connection, folder: Path) -> Changes:
     return changes
 
 
-def _files(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
-    """Photos below a folder. Hidden files and folders are left out; links aren't followed."""
-    for parent, folders, names in os.walk(folder):
+def _files(folder: Path, unreadable: list[str]) -> Iterator[tuple[str, os.stat_result]]:
+    """Photos below a folder. Hidden files and folders are left out; links aren't followed.
+
+    Folders that can't be read are added to `unreadable`, with a slash at the end.
+    """
+
+    def missed(error: OSError) -> None:
+        if error.filename == str(folder):
+            raise NotADirectoryError(f"{folder} can't be read: {error.strerror}") from error
+        log.warning("left as it is %r: %s", error.filename, error.strerror)
+        unreadable.append(os.fsencode(error.filename).decode("utf-8", "replace") + os.sep)
+
+    for parent, folders, names in os.walk(folder, onerror=missed):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in names:
             if name.startswith(".") or os.path.splitext(name)[1].lower() not in SUFFIXES:
@@ -113,8 +128,9 @@ def _files(folder: Path) -> Iterator[tuple[str, os.stat_result]]:
             path = os.path.join(parent, name)
             try:
                 path.encode("utf-8")
-                status = os.stat(path)
+                status = os.lstat(path)
             except (OSError, UnicodeEncodeError) as error:
                 log.warning("left out %r: %s", path, error)
                 continue
-            yield path, status
+            if stat.S_ISREG(status.st_mode):
+                yield path, status

@@ -6,6 +6,7 @@ NOTIFY only wakes; the queue is the truth. So a lost message costs a poll, never
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 from uuid import uuid4
@@ -113,10 +114,14 @@ class Listener:
             await connection.add_listener(CHANNEL, lambda *_: self._wake.ring())
             probe = f"{_PROBE_CHANNEL}_{uuid4().hex[:8]}"  # nobody else's probes wake us
             await connection.add_listener(probe, lambda *message: answers.put_nowait(message[3]))
+            closed = asyncio.Event()
+            connection.add_termination_listener(lambda _: closed.set())
             self.listening.set()
             self._wake.ring()  # whatever was sent before we listened
             while True:
-                await asyncio.sleep(_PROBE_SECONDS)
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(closed.wait(), _PROBE_SECONDS)
+                    raise ConnectionError("the connection was closed")
                 sent = uuid4().hex
                 await connection.execute("SELECT pg_notify($1, $2)", probe, sent)
                 async with asyncio.timeout(_ANSWER_SECONDS):

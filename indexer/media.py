@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 
 from indexer.settings import SettingsError
@@ -10,6 +12,14 @@ from indexer.settings import SettingsError
 
 class MediaAwayError(Exception):
     """The folder that all previews are in is not there: an outage, charged to no photo."""
+
+
+def modified_at(status: os.stat_result) -> datetime:
+    """Time of modification, to the microsecond, as PostgreSQL keeps it."""
+    try:
+        return datetime.fromtimestamp(status.st_mtime_ns // 1000 / 1_000_000, UTC)
+    except (OverflowError, ValueError, OSError):
+        return datetime.fromtimestamp(0, UTC)  # some file systems know the year 30,000
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,8 +33,11 @@ class Media:
     mounts: tuple[tuple[PurePosixPath, Path], ...]
 
     @classmethod
-    def parse(cls, media_map: str) -> Media:
+    def parse(cls, media_map: str, folder: Path | None = None) -> Media:
         """Read `THERE=HERE;THERE=HERE`.
+
+        Args:
+            folder: folder mode: where the photos are, which are their own previews.
 
         Raises:
             SettingsError: a part without `=`.
@@ -35,6 +48,8 @@ class Media:
             if not (there and equals and here):
                 raise SettingsError(f"MEDIA_MAP takes THERE=HERE;…, not {part!r}")
             mounts.append((PurePosixPath(there), Path(here).expanduser()))
+        if folder:
+            mounts.append((PurePosixPath(folder), folder))
         return cls(tuple(sorted(mounts, key=lambda mount: -len(mount[0].parts))))
 
     def locate(self, path: str) -> Path:
@@ -66,5 +81,7 @@ class Media:
         for there, here in self.mounts:
             if pure.is_relative_to(there):
                 return here
-        # Unmapped: the first folder below / (`/data` in Immich's own container).
+        # Unmapped: Immich's previews are all in one folder. Else the first folder below /.
+        if not self.mounts and "thumbs" in pure.parts:
+            return Path(*pure.parts[: pure.parts.index("thumbs") + 1])
         return Path(*pure.parts[:2]) if pure.is_absolute() else Path(pure.parts[0])

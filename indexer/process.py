@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from indexer.media import Media, MediaAwayError
+from indexer.models.batching import EngineClosed
 from indexer.models.images import Photo, decode, read
 from indexer.models.types import Embedding, ImageError, Lane, Line, ModelUnavailable, OcrOptions
 from indexer.queue import Failure, FileStamp, Job, Outcome, Text, Unchanged, Vector
@@ -40,7 +41,9 @@ class Processor:
     def __init__(self, settings: Settings, engine: SharedEngine) -> None:
         self._settings = settings
         self._engine = engine
-        self._media = Media.parse(settings.media_map)
+        self._media = Media.parse(
+            settings.media_map, None if settings.attached else settings.photos_dir
+        )
 
     def run(
         self, jobs: Sequence[Job], options: OcrOptions, stop: threading.Event
@@ -121,7 +124,7 @@ class Processor:
                 result = inference.result()
             except ModelUnavailable:
                 raise
-            except concurrent.futures.CancelledError:
+            except (concurrent.futures.CancelledError, EngineClosed):
                 continue  # the engine was closed: the job has no outcome and is given back
             except Exception as error:
                 log.exception("inference failed asset=%s task=%s", job.asset_id, job.task)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 from uuid import UUID
@@ -14,6 +14,7 @@ import psycopg
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
+from indexer.media import modified_at
 from indexer.models.types import Embedding, Line
 from pg.connect import Connection
 from pg.query import fetch_one, fetch_value
@@ -71,10 +72,7 @@ class FileStamp:
     def of(cls, path: Path) -> FileStamp:
         """Look at a file. Raises OSError."""
         status = path.stat()
-        # To the microsecond, as PostgreSQL keeps it.
-        return cls(
-            status.st_size, datetime.fromtimestamp(status.st_mtime_ns // 1000 / 1_000_000, UTC)
-        )
+        return cls(status.st_size, modified_at(status))
 
 
 @dataclass(frozen=True, slots=True)
