@@ -29,7 +29,7 @@ BEGIN
                'phrase', phrase.n, 'items', jsonb_array_length(phrase.items), 'item', listed.n,
                'at', listed.item -> 'at', 'prefix', listed.item -> 'prefix',
                'weights', listed.item -> 'weights', 'lexeme', lexeme)),
-           string_agg(regexp_replace(lexeme, '\W', '', 'g'), '')
+           string_agg(regexp_replace(lexeme, '[@#\]\[\\^-]', '', 'g'), '')
            -- dates in any writing, letters that were folded
            || CASE WHEN bool_or(lexeme LIKE '@%') THEN '0-9〇零一二三四五六七八九十' ELSE '' END
            || CASE WHEN bool_or(lexeme ~ '[01]') THEN 'oil01' ELSE '' END
@@ -40,7 +40,7 @@ BEGIN
          jsonb_array_elements(phrase.items) WITH ORDINALITY AS listed(item, n),
          jsonb_array_elements_text(listed.item -> 'lexemes') AS lexeme
     WHERE NOT t.excluded;
-    IF patterns IS NULL THEN
+    IF letters = '' OR patterns IS NULL THEN
         RETURN;
     END IF;
     FOR photo IN
@@ -118,13 +118,14 @@ AS $$
     SELECT p.n, p.said, p.box, p.score, found.marks
     FROM placed p, span s,
          LATERAL (
-             SELECT jsonb_agg(jsonb_build_array(o.first, o.last) ORDER BY o.first) AS marks
-             FROM (
-                 SELECT unnest(s.spans * int4multirange(
-                            int4range(p.starts, p.starts + length(p.normal)))) AS part
-             ) AS parts,
-             LATERAL indexer_v1.original_range(
-                 p.said, p.normal, lower(part) - p.starts, upper(part) - p.starts) AS o(first, last)
+             SELECT jsonb_agg(jsonb_build_array(lower(mark), upper(mark)) ORDER BY mark) AS marks
+             FROM unnest((
+                 SELECT range_agg(int4range(o.first, o.last))
+                 FROM unnest(s.spans * int4multirange(
+                          int4range(p.starts, p.starts + length(p.normal)))) AS part,
+                      indexer_v1.original_range(
+                          p.said, p.normal, lower(part) - p.starts, upper(part) - p.starts) AS o
+             )) AS mark
          ) AS found
     WHERE found.marks IS NOT NULL
     ORDER BY p.n
