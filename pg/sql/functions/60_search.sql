@@ -116,8 +116,9 @@ $$;
 -- (wanted); if still nothing, also letters that cut through words (loose). Then, of the photos
 -- that the vector side has, those with some of the words (parts).
 --
--- Ranking reads every match, and a word that is everywhere must not cost everything: the first
--- 5000 in the table's order, which nothing but a change of the table changes, are ranked.
+-- Ranking reads every match (some 7 µs each), and a word that is everywhere must not cost
+-- everything: the first 2000 in the table's order, which only a change of the table changes, are
+-- ranked, or as many as the page needs.
 CREATE OR REPLACE FUNCTION indexer_v1.photos_with_text(
     sure tsquery, wanted tsquery, loose tsquery, parts tsquery[], unwanted tsquery, scope text,
     pool integer, seen uuid[], OUT ids uuid[], OUT scores double precision[])
@@ -125,6 +126,7 @@ LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 SET max_parallel_workers_per_gather = 0
 SET synchronize_seqscans = off
+SET random_page_cost = 1.1 -- photos are looked up by id: never read all of them to join some
 AS $$
 DECLARE
     level    integer := 3;
@@ -147,7 +149,7 @@ BEGIN
                                ts_rank_cd('{0.4,0.7,0.8,1}', o.tsv, $1, 33)::double precision AS rank_score
                         FROM indexer_v1.ocr o JOIN public.asset a ON a.id = o.asset_id
                         WHERE o.tsv @@ $1 AND %s %s %s
-                        LIMIT 5000
+                        LIMIT %s
                     ) AS h
                     ORDER BY h.rank_score DESC, h.asset_id
                     LIMIT %s
@@ -155,7 +157,7 @@ BEGIN
                 $q$, level, scope,
                 CASE WHEN numnode(unwanted) > 0 THEN 'AND NOT o.tsv @@ $2' END,
                 CASE WHEN numnode(searched) > 0 THEN 'AND NOT o.tsv @@ $3' END,
-                pool - cardinality(ids))
+                greatest(2000, pool), pool - cardinality(ids))
             INTO more USING asked, unwanted, searched;
             ids := ids || more.ids;
             scores := scores || more.scores;
@@ -190,6 +192,7 @@ LANGUAGE plpgsql STABLE
 SET search_path FROM CURRENT
 SET max_parallel_workers_per_gather = 0
 SET hnsw.ef_search = 200
+SET random_page_cost = 1.1
 AS $$
 DECLARE
     wanted   text;
