@@ -58,21 +58,52 @@ BEGIN
 END
 $$;
 
+-- Which characters of a text became these of its normalised form. Nearly always the same ones;
+-- NFKC makes several of ㈱ and ½, and one of ｶﾞ.
+CREATE OR REPLACE FUNCTION indexer_v1.original_range(
+    said text, normal text, starts integer, ends integer, OUT first integer, OUT last integer)
+LANGUAGE plpgsql IMMUTABLE STRICT
+SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    first := starts;
+    last := ends;
+    IF length(said) <> length(normal) THEN
+        SELECT min(c.at - c.size), max(c.at) INTO first, last
+        FROM (
+            SELECT length(m[1]) AS size,
+                   sum(length(m[1])) OVER w AS at,
+                   sum(length(made)) OVER w AS made_at, length(made) AS made_size
+            -- a character with the marks that NFKC joins to it
+            FROM regexp_matches(said, '.[\u0300-\u036f\u3099\u309a\uff9e\uff9f]*', 'g')
+                     WITH ORDINALITY AS r(m, n),
+                 LATERAL (SELECT indexer_v1.normalize(m[1]) AS made OFFSET 0) AS pieces
+            WINDOW w AS (ORDER BY n)
+        ) AS c
+        WHERE c.made_at > starts AND c.made_at - c.made_size < ends;
+    END IF;
+END
+$$;
+
 -- The same for one photo. letters: a line without any of these can't match.
 CREATE OR REPLACE FUNCTION indexer_v1.matching_lines(lines jsonb, patterns jsonb, letters text)
 RETURNS TABLE (line integer, text text, box jsonb, score double precision, marks jsonb)
-LANGUAGE sql IMMUTABLE
+LANGUAGE plpgsql IMMUTABLE
 SET search_path = pg_catalog, pg_temp
+SET plan_cache_mode = force_generic_plan
 AS $$
+#variable_conflict use_column
+BEGIN
+    RETURN QUERY
     WITH likely AS MATERIALIZED (
         SELECT n::integer, said, normal, item -> 'box' AS box,
                (item ->> 'text_score')::double precision AS score,
                -- A gap between lines that aren't neighbours: no phrase reaches across it.
                CASE WHEN n - lag(n) OVER w = 1 THEN E'\n' ELSE E'\n\ue000\n' END AS break
-        FROM jsonb_array_elements(lines) WITH ORDINALITY AS listed(item, n),
+        FROM jsonb_array_elements(matching_lines.lines) WITH ORDINALITY AS listed(item, n),
              LATERAL (SELECT item ->> 'text' AS said OFFSET 0) AS read,
              LATERAL (SELECT indexer_v1.normalize(said) AS normal OFFSET 0) AS made
-        WHERE normal ~ letters
+        WHERE normal ~ matching_lines.letters
         WINDOW w AS (ORDER BY n)
     ), placed AS MATERIALIZED (
         SELECT l.*, sum(length(l.break) + length(l.normal)) OVER (ORDER BY l.n)::integer
@@ -83,7 +114,7 @@ AS $$
     ), token AS MATERIALIZED (
         SELECT t.* FROM whole w, indexer_v1.tokens(w.input) AS t
     ), pattern AS MATERIALIZED (
-        SELECT * FROM jsonb_to_recordset(patterns) AS p(
+        SELECT * FROM jsonb_to_recordset(matching_lines.patterns) AS p(
             term integer, level integer, alternative integer, phrases integer, phrase integer,
             items integer, item integer, at integer, prefix boolean, weights text, lexeme text)
     ), hit AS (
@@ -128,32 +159,6 @@ AS $$
              )) AS mark
          ) AS found
     WHERE found.marks IS NOT NULL
-    ORDER BY p.n
-$$;
-
--- Which characters of a text became these of its normalised form. Nearly always the same ones;
--- NFKC makes several of ㈱ and ½, and one of ｶﾞ.
-CREATE OR REPLACE FUNCTION indexer_v1.original_range(
-    said text, normal text, starts integer, ends integer, OUT first integer, OUT last integer)
-LANGUAGE plpgsql IMMUTABLE STRICT
-SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-    first := starts;
-    last := ends;
-    IF length(said) <> length(normal) THEN
-        SELECT min(c.at - c.size), max(c.at) INTO first, last
-        FROM (
-            SELECT length(m[1]) AS size,
-                   sum(length(m[1])) OVER w AS at,
-                   sum(length(made)) OVER w AS made_at, length(made) AS made_size
-            -- a character with the marks that NFKC joins to it
-            FROM regexp_matches(said, '.[\u0300-\u036f\u3099\u309a\uff9e\uff9f]*', 'g')
-                     WITH ORDINALITY AS r(m, n),
-                 LATERAL (SELECT indexer_v1.normalize(m[1]) AS made OFFSET 0) AS pieces
-            WINDOW w AS (ORDER BY n)
-        ) AS c
-        WHERE c.made_at > starts AND c.made_at - c.made_size < ends;
-    END IF;
+    ORDER BY p.n;
 END
 $$;
