@@ -189,6 +189,8 @@ class Reconciler:
                     self._look(connection)
             except (psycopg.Error, OSError, MigrationError) as error:
                 log.warning("reconcile: %s", str(error).strip())
+            except Exception:  # the thread must not end: nobody else finds what was missed
+                log.exception("reconcile")
             self._stop.wait(interval)
 
     def _look(self, connection: Connection) -> None:

@@ -64,8 +64,11 @@ class Worker:
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
+        # One lane claims at a time: two would share out the tasks of one photo, and read it twice.
+        self._claiming = threading.Lock()
         self._others = threading.Lock()  # held by every lane but the first while it works
         self._leases: set[UUID] = set()
+        self._owed: set[UUID] = set()
         self._done = 0
         self._failed = 0
         self._recent: deque[float] = deque()
@@ -114,16 +117,28 @@ class Worker:
             try:
                 with connect(self._url) as connection:
                     backoff = 0.5
+                    self._give_back(connection)
                     while not self._stop.is_set():
                         self._step(connection, number)
             except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-                # An outage, charged to nobody: what was claimed is free again after its lease.
                 log.warning("database: %s; again in %.1f s", str(error).strip(), backoff)
                 self._stop.wait(backoff)
                 backoff = min(backoff * 2, 30.0)
             except Exception:
                 log.exception("unexpected; the claimed jobs are free again after their lease")
                 self._stop.wait(_OUTAGE_SECONDS)
+
+    def _give_back(self, connection: Connection) -> None:
+        """Release what was claimed when the database went away: an outage is charged to nobody."""
+        with self._lock:
+            owed, self._owed = self._owed, set()
+        try:
+            for token in owed:
+                queue.release(connection, token)
+        except psycopg.Error:
+            with self._lock:
+                self._owed |= owed
+            raise
 
     def _step(self, connection: Connection, number: int) -> None:
         """Claim a batch and work through it, or wait for a reason to look again.
@@ -142,14 +157,15 @@ class Worker:
 
     def _claim_and_work(self, connection: Connection, *, suspects: bool) -> bool:
         tasks = self._tasks(connection)
-        jobs = queue.claim(
-            connection,
-            tasks,
-            self._settings.batch_size * len(tasks),
-            self._settings.lease_seconds,
-            self._settings.max_attempts,
-            suspects,
-        )
+        with self._claiming:
+            jobs = queue.claim(
+                connection,
+                tasks,
+                self._settings.batch_size * len(tasks),
+                self._settings.lease_seconds,
+                self._settings.max_attempts,
+                suspects,
+            )
         if not jobs:
             queue.flush(connection, self._beside())
             return False
@@ -159,6 +175,11 @@ class Worker:
         try:
             with self._others if jobs[0].suspect else nullcontext():
                 self._work(connection, token, jobs)
+        except psycopg.Error:
+            if connection.closed:
+                with self._lock:
+                    self._owed.add(token)
+            raise
         finally:
             with self._lock:
                 self._leases.discard(token)
@@ -185,15 +206,15 @@ class Worker:
         ready: list[Outcome] = []
         delay = 0.0
         try:
-            for outcome in self._processor.run(jobs, self._options(), self._stop):
-                ready.append(outcome)
-                if len(ready) >= _WRITE_EVERY:
-                    self._write(connection, token, ready)
-                    ready = []
-        except (MediaAwayError, ModelUnavailable) as outage:
-            log.warning("%s; the jobs wait", outage)
-            delay = _OUTAGE_SECONDS
-        try:
+            try:
+                for outcome in self._processor.run(jobs, self._options(), self._stop):
+                    ready.append(outcome)
+                    if len(ready) >= _WRITE_EVERY:
+                        self._write(connection, token, ready)
+                        ready = []
+            except (MediaAwayError, ModelUnavailable) as outage:
+                log.warning("%s; the jobs wait", outage)
+                delay = _OUTAGE_SECONDS
             self._write(connection, token, ready)
         except ClipModelChangedError as changed:
             log.warning("%s; the results are thrown away", changed)
@@ -247,17 +268,19 @@ class Worker:
     def _heartbeat(self) -> None:
         # Until the lanes have ended, not only until told to stop: what they finish needs its lease.
         lanes = self._threads[1:]
+        pause = min(_HEARTBEAT_SECONDS, self._settings.lease_seconds / 3)
         while not self._stop.is_set() or any(lane.is_alive() for lane in lanes):
             try:
                 with connect(self._url) as connection:
                     while not self._stop.is_set() or any(lane.is_alive() for lane in lanes):
                         self._beat(connection)
-                        if self._stop.wait(_HEARTBEAT_SECONDS):
+                        if self._stop.wait(pause):
                             time.sleep(0.1)
                     connection.execute("DELETE FROM indexer_v1.worker WHERE id = %s", [self.id])
-            except psycopg.Error as error:
-                log.warning("heartbeat: %s", str(error).strip())
-                self._stop.wait(_HEARTBEAT_SECONDS)
+            except Exception as error:  # without heartbeats, jobs would be done twice
+                surprising = not isinstance(error, psycopg.Error)
+                log.warning("heartbeat: %s", str(error).strip(), exc_info=surprising)
+                self._stop.wait(pause)
 
     def _beat(self, connection: Connection) -> None:
         with self._lock:

@@ -190,7 +190,7 @@ def test_the_media_folder_away_is_an_outage_a_missing_file_is_not(farm: Farm) ->
     media = Path(farm.immich.media_dir)
     away = media.with_name("away")
     media.rename(away)
-    farm.start()
+    farm.start(MAX_ATTEMPTS="1")
     farm.wait_for("SELECT EXISTS (SELECT FROM indexer_v1.worker)")
     farm.wait_for("SELECT bool_and(next_at > now()) FROM indexer_v1.job")  # given back, to wait
     assert farm.ask("SELECT max(attempts) FROM indexer_v1.job") == 0
