@@ -153,6 +153,9 @@ def _prepare_common_zhparser(connection: Connection) -> None:
     """The configuration that most articles about zhparser give."""
     _beside(connection)
     connection.execute("CREATE EXTENSION IF NOT EXISTS zhparser")
+    # Ours, in the same database, has added words to it.
+    connection.execute("DELETE FROM zhparser.zhprs_custom_word")
+    connection.execute("SELECT sync_zhprs_custom_word()")
     connection.execute("DROP TEXT SEARCH CONFIGURATION IF EXISTS beside.chinese")
     connection.execute("CREATE TEXT SEARCH CONFIGURATION beside.chinese (PARSER = zhparser)")
     connection.execute(

@@ -34,6 +34,8 @@ $$;
 
 -- Names that its dictionary lacks. That takes the rights of a superuser; without them, words that
 -- it doesn't know fall into characters, and are found all the same. Seen by new connections.
+-- They are this database's words: a configuration of somebody else's in it that doesn't map type x
+-- (zhparser's for any word added) doesn't index them.
 DO $$
 BEGIN
     INSERT INTO zhparser.zhprs_custom_word (word)
