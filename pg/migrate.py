@@ -7,12 +7,15 @@ were made for) changes. Of the ``20_tokenizer_*.sql`` pair, the one in use is ru
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
+import time
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Literal
 
+import psycopg
 from psycopg import sql
 
 from pg.connect import Connection
@@ -24,6 +27,9 @@ Tokenizer = Literal["zhparser", "bigram"]
 
 # Any number will do as long as nobody else uses it: "immich-indexer" on a telephone keypad.
 _ADVISORY_LOCK = 4664_2446
+
+_LOCK_TRIES = 20
+_LOCK_PAUSE_SECONDS = 1.0
 
 
 def create_library_tables(connection: Connection) -> None:
@@ -65,8 +71,21 @@ def migrate(
             created, bigrams elsewhere.
 
     Raises:
-        MigrationError: not Immich's database, too old, or made by a newer version.
+        MigrationError: not Immich's database, too old, or made by a newer version; or Immich's
+            tables are in use for long.
     """
+    for attempt in range(_LOCK_TRIES):
+        if attempt:
+            time.sleep(_LOCK_PAUSE_SECONDS)
+        with contextlib.suppress(psycopg.errors.LockNotAvailable):
+            return _migrate(connection, tokenizer)
+    raise MigrationError(
+        "A long transaction in this database keeps Immich's tables locked; try again when it has"
+        " ended (a backup or an upgrade of Immich?). Nothing was changed."
+    )
+
+
+def _migrate(connection: Connection, tokenizer: Literal["auto", "zhparser", "bigram"]) -> Report:
     with connection.transaction():
         connection.execute("SELECT pg_advisory_xact_lock(%s)", [_ADVISORY_LOCK])
         vector = _check(connection)
@@ -76,7 +95,8 @@ def migrate(
             )
         )
         connection.execute("SET LOCAL client_min_messages = warning")
-        connection.execute("SET LOCAL lock_timeout = '30s'")
+        # Who waits for a lock makes all who come later wait too: Immich, that is.
+        connection.execute("SET LOCAL lock_timeout = '1s'")
         # Some functions are for tables that only an Immich has; in folder mode nobody calls them.
         connection.execute("SET LOCAL check_function_bodies = off")
         _create_schema(connection)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 from assets import add_assets
@@ -195,6 +197,48 @@ def test_existing_rows_survive(connection: Connection, shipped: dict[str, str]) 
     shipped["migrations/999_more.sql"] = "CREATE TABLE indexer_v1.more (id int);"
     migrate(connection)
     assert fetch_value(connection, "SELECT count(*) FROM indexer_v1.job") == 6
+
+
+# Beside an Immich at work
+
+
+def test_immich_is_not_held_up_while_we_wait_for_it(connection: Connection, database: str) -> None:
+    """To make triggers takes a lock that a long transaction of Immich's keeps us from."""
+    asset = make_work_for_migrate(connection)
+    with connect(database) as long, connect(database) as immich, ThreadPoolExecutor() as threads:
+        with long.transaction():
+            long.execute('UPDATE asset SET "isFavorite" = true')
+            migrating = threads.submit(migrate, connection)
+            immich.execute("SET statement_timeout = '20s'")
+            waiting = (
+                "SELECT count(*) > 0 FROM pg_locks WHERE NOT granted"
+                " AND relation = 'public.asset'::regclass"
+            )
+            while not fetch_value(immich, waiting):
+                assert not migrating.done()
+            add_assets(immich, preview=False)
+        assert migrating.result().triggers == 1
+    assert asset
+
+
+def test_a_transaction_that_never_ends(
+    connection: Connection, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(migrations, "_LOCK_TRIES", 2)
+    monkeypatch.setattr(migrations, "_LOCK_PAUSE_SECONDS", 0.01)
+    make_work_for_migrate(connection)
+    with connect(database) as long, long.transaction():
+        long.execute('UPDATE asset SET "isFavorite" = true')
+        with pytest.raises(MigrationError, match="try again when it has ended"):
+            migrate(connection)
+    assert migrate(connection).triggers == 1
+
+
+def make_work_for_migrate(connection: Connection) -> UUID:
+    migrate(connection)
+    (asset,) = add_assets(connection)
+    connection.execute("DROP TRIGGER immich_indexer_update ON asset")
+    return asset
 
 
 # The choice of tokenizer
