@@ -387,15 +387,15 @@ def test_postgresql_is_restarted_under_it(tmp_path: Path, stack: ExitStack) -> N
 
 
 def test_leases_last_as_long_as_the_work(desk: Desk, engine: Inferences) -> None:
-    """Much longer than LEASE_SECONDS: nobody else gets the jobs."""
+    """Longer than LEASE_SECONDS: nobody else gets the jobs."""
     gate = Gate(engine)
     engine.answer = gate
     desk.upload(2)
-    desk.start(engine, lease_seconds=1)
+    desk.start(engine)
     gate.wait_until_somebody_waits()
     desk.wait_for(lambda: desk.ask(LEASED) == 4)
     first = desk.ask("SELECT min(lease_until) FROM indexer_v1.job")
-    while desk.ask("SELECT now() < %s + interval '3 seconds'", first):
+    while desk.ask("SELECT now() < %s + interval '2 seconds'", first):
         assert queue.claim(desk.db, ["ocr", "clip"], 10, 60, 3, True) == []
         time.sleep(0.05)
     gate.open()
