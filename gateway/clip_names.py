@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 
 from gateway.errors import Unprocessable
+from indexer.immich import clean_name, cn_clip_architecture
 from indexer.models.clip import MODELS
 from indexer.models.types import ClipInfo
 
@@ -114,16 +115,15 @@ class ClipNames:
         Raises:
             Unprocessable: any other name; says what to change.
         """
-        prefix, _, last = name.rpartition("/")
-        last = last.replace(":", "_")  # as Immich's cleanModelName does
-        architecture = last.partition("__")[0]
-        if prefix.rpartition("/")[2].lower() == "cn-clip":
-            if architecture != served.name:
-                known = MODELS.get(architecture)
+        cn_clip = cn_clip_architecture(name)
+        if cn_clip is not None:
+            if cn_clip != served.name:
+                known = MODELS.get(cn_clip)
                 raise Unprocessable(self._refusal(name, known.dim if known else None, served))
             return
+        last = clean_name(name)
         dim = IMMICH.get(last)
-        if dim is None and architecture == served.name:
+        if dim is None and last.partition("__")[0] == served.name:
             return
         if dim != served.dim:
             raise Unprocessable(self._refusal(name, dim, served))

@@ -58,10 +58,15 @@ class ImmichConfig:
 
 def cn_clip_architecture(name: str) -> str | None:
     """``cn-clip/ViT-B-16__openai`` means cn-clip's ``ViT-B-16``; others mean none of them."""
-    prefix, _, last = name.rpartition("/")
+    prefix, _, _ = name.rpartition("/")
     if prefix.rpartition("/")[2].lower() != "cn-clip":
         return None
-    return last.partition("__")[0]
+    return clean_name(name).partition("__")[0]
+
+
+def clean_name(name: str) -> str:
+    """What Immich's cleanModelName makes of a model's name: its last part, ``:`` as ``_``."""
+    return name.rpartition("/")[2].replace(":", "_")
 
 
 def read_config(connection: Connection) -> ImmichConfig | None:
@@ -97,6 +102,14 @@ def adopt(settings: Settings, config: ImmichConfig | None) -> Settings:
         ocr_min_box_score=config.ocr.min_box_score,
         ocr_min_text_score=config.ocr.min_text_score,
         ocr_max_resolution=config.ocr.max_resolution,
+    )
+
+
+def ocr_options(settings: Settings, config: ImmichConfig | None) -> OcrOptions:
+    """How texts are read for the index: as chosen in Immich, else in our settings."""
+    chosen = adopt(settings, config)
+    return OcrOptions(
+        chosen.ocr_min_box_score, chosen.ocr_min_text_score, chosen.ocr_max_resolution
     )
 
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 import concurrent.futures
 import logging
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 from itertools import groupby
 
-from indexer.media import Media, MediaAwayError
+from indexer.media import Media
 from indexer.models.batching import EngineClosed
 from indexer.models.images import Photo, decode, read
 from indexer.models.types import Embedding, ImageError, Lane, Line, ModelUnavailable, OcrOptions
-from indexer.queue import Failure, FileStamp, Job, Outcome, Text, Unchanged, Vector
+from indexer.queue import Failure, FileStamp, Job, Outcome, Task, Text, Unchanged, Vector
 from indexer.settings import Settings
 from indexer.shared import SharedEngine
 
@@ -32,7 +32,7 @@ class _Started:
     file: FileStamp
     options: OcrOptions
     jobs: list[Job]
-    inferences: dict[str, Future[list[Line]] | Future[Embedding]]
+    inferences: dict[Task, Future[list[Line]] | Future[Embedding]]
 
 
 class Processor:
@@ -79,28 +79,30 @@ class Processor:
         here = self._media.locate(path)
         try:
             file = FileStamp.of(here)
-            data = read(here, max_bytes=self._settings.max_image_bytes)
+            photo = decode(
+                read(here, max_bytes=self._settings.max_image_bytes),
+                max_bytes=self._settings.max_image_bytes,
+                max_pixels=self._settings.max_image_pixels,
+            )
         except OSError as error:
             self._media.check_present(path)
             reason = f"can't read {path}: {error.strerror or type(error).__name__}"
             return _all(jobs, Failure(reason, permanent=False))
         except ImageError as error:
             return _all(jobs, Failure(str(error), permanent=True))
-        try:
-            photo = decode(
-                data,
-                max_bytes=self._settings.max_image_bytes,
-                max_pixels=self._settings.max_image_pixels,
-            )
-        except ImageError as error:
-            return _all(jobs, Failure(str(error), permanent=True))
-        ask: dict[str, Callable[[], Future[list[Line]] | Future[Embedding]]] = {
-            "ocr": lambda: self._engine.read_text(photo, options, Lane.BULK, force=force),
-            "clip": lambda: self._engine.embed_image(photo, Lane.BULK, force=force),
+        inferences = {
+            job.task: self._infer(job, photo, options)
+            for job in jobs
+            if not self._unchanged(job, photo, options)
         }
-        force = any(job.force for job in jobs)
-        wanted = [job.task for job in jobs if not self._unchanged(job, photo, options)]
-        return _Started(photo, file, options, jobs, {task: ask[task]() for task in wanted})
+        return _Started(photo, file, options, jobs, inferences)
+
+    def _infer(
+        self, job: Job, photo: Photo, options: OcrOptions
+    ) -> Future[list[Line]] | Future[Embedding]:
+        if job.task == "ocr":
+            return self._engine.read_text(photo, options, Lane.BULK, force=job.force)
+        return self._engine.embed_image(photo, Lane.BULK, force=job.force)
 
     def _unchanged(self, job: Job, photo: Photo, options: OcrOptions) -> bool:
         return (
@@ -140,6 +142,3 @@ class Processor:
 
 def _all(jobs: list[Job], failure: Failure) -> list[Outcome]:
     return [Outcome(job, failure) for job in jobs]
-
-
-__all__ = ["MediaAwayError", "Processor"]

@@ -16,7 +16,7 @@ from uuid import UUID
 import psycopg
 
 from indexer import library, queue
-from indexer.immich import adopt, read_config, same_embeddings
+from indexer.immich import ocr_options, read_config, same_embeddings
 from indexer.media import Media
 from indexer.models.types import OcrOptions
 from indexer.queue import FileStamp
@@ -74,12 +74,9 @@ def reconcile(
     try:
         report = migrate(connection, settings.tokenizer)
         config = read_config(connection)
-        chosen = adopt(settings, config)
-        options = OcrOptions(
-            chosen.ocr_min_box_score, chosen.ocr_min_text_score, chosen.ocr_max_resolution
-        )
-        if queue.use_ocr_model(connection, ocr_model(options)):
-            log.info("texts are read with %s from now on", ocr_model(options))
+        model = ocr_model(ocr_options(settings, config))
+        if queue.use_ocr_model(connection, model):
+            log.info("texts are read with %s from now on", model)
         mendable = 0
         if settings.mend == "on":
             mendable = fetch_value(

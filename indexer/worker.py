@@ -15,10 +15,10 @@ from uuid import UUID, uuid4
 import psycopg
 
 from indexer import queue
-from indexer.immich import ImmichConfig, adopt, read_config, same_embeddings
+from indexer.immich import ImmichConfig, ocr_options, read_config, same_embeddings
 from indexer.listener import Listener, Wake
 from indexer.media import MediaAwayError
-from indexer.models.types import ModelUnavailable, OcrOptions
+from indexer.models.types import ModelUnavailable
 from indexer.process import Processor
 from indexer.queue import ClipModelChangedError, Failure, Job, Outcome, Task, WriteBack
 from indexer.settings import Settings
@@ -104,10 +104,6 @@ class Worker:
         for thread in self._threads:
             thread.join()
         self._listener.stop()
-
-    def wait(self, timeout: float | None = None) -> bool:
-        """Wait until stopped; True if it was."""
-        return self._stop.wait(timeout)
 
     # -- a lane -----------------------------------------------------------------------------------
 
@@ -207,7 +203,8 @@ class Worker:
         delay = 0.0
         try:
             try:
-                for outcome in self._processor.run(jobs, self._options(), self._stop):
+                options = ocr_options(self._settings, self._immich)
+                for outcome in self._processor.run(jobs, options, self._stop):
                     ready.append(outcome)
                     if len(ready) >= _WRITE_EVERY:
                         self._write(connection, token, ready)
@@ -249,12 +246,6 @@ class Worker:
             )
             if self._on_outcome:
                 self._on_outcome(outcome)
-
-    def _options(self) -> OcrOptions:
-        settings = adopt(self._settings, self._immich)
-        return OcrOptions(
-            settings.ocr_min_box_score, settings.ocr_min_text_score, settings.ocr_max_resolution
-        )
 
     def _beside(self) -> WriteBack:
         return WriteBack(

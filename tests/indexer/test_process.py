@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -157,6 +158,15 @@ def test_what_makes_it_infer_again(
     (outcome,) = run(processor, [again])
     assert isinstance(outcome.result, Text)
     assert engine.asked == ["ocr 40x30" + (" forced" if "force" in how else "")]
+
+
+def test_only_the_task_that_was_asked_for_is_forced(
+    processor: Processor, engine: Inferences, media: Path
+) -> None:
+    picture(media / "a.jpg")
+    ocr, clip = both()
+    run(processor, [replace(ocr, force=True), clip])
+    assert sorted(engine.asked) == ["clip 40x30", "ocr 40x30 forced"]
 
 
 # Failures
