@@ -36,6 +36,7 @@ from indexer.settings import Settings, SettingsError
 from pg.connect import UnreachableError, UrlError, connect
 from pg.detach import detach as detach_from
 from pg.embedded import ServerError
+from pg.locks import TablesLockedError
 from pg.migrate import MigrationError, Report, stale_rows
 from pg.migrate import retokenize as retokenize_chunk
 
@@ -45,6 +46,7 @@ _ADVICE = (
     UnreachableError,
     ServerError,
     MigrationError,
+    TablesLockedError,
     StartError,
     NotADirectoryError,
 )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from psycopg import sql
 
 from pg.connect import Connection
+from pg.locks import when_unlocked
 from pg.query import fetch_value
 
 
@@ -17,33 +18,40 @@ def detach(connection: Connection, *, keep_data: bool = False) -> list[str]:
 
     Returns:
         What was removed, for people.
+
+    Raises:
+        TablesLockedError: Immich's tables are in use for long; nothing was removed.
     """
     if not fetch_value(connection, "SELECT to_regnamespace('indexer_v1') IS NOT NULL"):
         return []
-    removed = []
-    with connection.transaction():
-        connection.execute("SET LOCAL client_min_messages = warning")
-        connection.execute("SET LOCAL lock_timeout = '30s'")
-        triggers = connection.execute(
-            """
-            SELECT c.relname, t.tgname
-            FROM pg_trigger t
-            JOIN pg_class c ON c.oid = t.tgrelid
-            JOIN pg_proc p ON p.oid = t.tgfoid
-            WHERE p.pronamespace = 'indexer_v1'::regnamespace
-              AND c.relnamespace = 'public'::regnamespace
-            ORDER BY 1, 2
-            """
-        ).fetchall()
-        for table, trigger in triggers:
-            connection.execute(
-                sql.SQL("DROP TRIGGER {} ON {}").format(
-                    sql.Identifier(trigger), sql.Identifier("public", table)
-                )
+    return when_unlocked(
+        connection,
+        lambda: [
+            *_drop_triggers(connection),
+            *(_drop_functions(connection) if keep_data else _drop_schema(connection)),
+        ],
+    )
+
+
+def _drop_triggers(connection: Connection) -> list[str]:
+    triggers = connection.execute(
+        """
+        SELECT c.relname, t.tgname
+        FROM pg_trigger t
+        JOIN pg_class c ON c.oid = t.tgrelid
+        JOIN pg_proc p ON p.oid = t.tgfoid
+        WHERE p.pronamespace = 'indexer_v1'::regnamespace
+          AND c.relnamespace = 'public'::regnamespace
+        ORDER BY 1, 2
+        """
+    ).fetchall()
+    for table, trigger in triggers:
+        connection.execute(
+            sql.SQL("DROP TRIGGER {} ON {}").format(
+                sql.Identifier(trigger), sql.Identifier("public", table)
             )
-            removed.append(f"trigger {trigger} on {table}")
-        removed += _drop_functions(connection) if keep_data else _drop_schema(connection)
-    return removed
+        )
+    return [f"trigger {trigger} on {table}" for table, trigger in triggers]
 
 
 def _drop_schema(connection: Connection) -> list[str]:
@@ -63,7 +71,6 @@ def _drop_functions(connection: Connection) -> list[str]:
     for (signature,) in functions:
         # regprocedure has quoted what needs it
         connection.execute(f"DROP FUNCTION {signature} CASCADE".encode())
-    connection.execute("DROP TEXT SEARCH CONFIGURATION IF EXISTS indexer_v1.zh")
     connection.execute("DELETE FROM indexer_v1.migration WHERE starts_with(name, 'functions/')")
     connection.execute("DELETE FROM indexer_v1.job")
     connection.execute("DELETE FROM indexer_v1.worker")

@@ -7,18 +7,16 @@ were made for) changes. Of the ``20_tokenizer_*.sql`` pair, the one in use is ru
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
-import time
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Literal
 
-import psycopg
 from psycopg import sql
 
 from pg.connect import Connection
+from pg.locks import TablesLockedError, when_unlocked
 from pg.query import fetch_one, fetch_value
 
 log = logging.getLogger(__name__)
@@ -27,9 +25,6 @@ Tokenizer = Literal["zhparser", "bigram"]
 
 # Any number will do as long as nobody else uses it: "immich-indexer" on a telephone keypad.
 _ADVISORY_LOCK = 4664_2446
-
-_LOCK_TRIES = 20
-_LOCK_PAUSE_SECONDS = 1.0
 
 
 def create_library_tables(connection: Connection) -> None:
@@ -74,43 +69,37 @@ def migrate(
         MigrationError: not Immich's database, too old, or made by a newer version; or Immich's
             tables are in use for long.
     """
-    for attempt in range(_LOCK_TRIES):
-        if attempt:
-            time.sleep(_LOCK_PAUSE_SECONDS)
-        with contextlib.suppress(psycopg.errors.LockNotAvailable):
-            return _migrate(connection, tokenizer)
-    raise MigrationError(
-        "A long transaction in this database keeps Immich's tables locked; try again when it has"
-        " ended (a backup or an upgrade of Immich?). Nothing was changed."
-    )
+    try:
+        report = when_unlocked(
+            connection,
+            lambda: _migrate(connection, tokenizer),
+            first=f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})",
+        )
+    except TablesLockedError as error:
+        raise MigrationError(str(error)) from error
+    for name in report.applied:
+        log.info("applied %s", name)
+    for name in report.healed:
+        log.warning("made again, a restore of Immich had taken it: %s", name)
+    return report
 
 
 def _migrate(connection: Connection, tokenizer: Literal["auto", "zhparser", "bigram"]) -> Report:
-    with connection.transaction():
-        connection.execute("SELECT pg_advisory_xact_lock(%s)", [_ADVISORY_LOCK])
-        vector = _check(connection)
-        connection.execute(
-            sql.SQL("SET LOCAL search_path = pg_catalog, public, {}, pg_temp").format(
-                sql.Identifier(vector.schema)
-            )
+    vector = _check(connection)
+    connection.execute(
+        sql.SQL("SET LOCAL search_path = pg_catalog, public, {}, pg_temp").format(
+            sql.Identifier(vector.schema)
         )
-        connection.execute("SET LOCAL client_min_messages = warning")
-        # Who waits for a lock makes all who come later wait too: Immich, that is.
-        connection.execute("SET LOCAL lock_timeout = '1s'")
-        # Some functions are for tables that only an Immich has; in folder mode nobody calls them.
-        connection.execute("SET LOCAL check_function_bodies = off")
-        _create_schema(connection)
-        applied = _run_migrations(connection)
-        healed = _heal(connection)
-        chosen = _choose_tokenizer(connection, tokenizer)
-        applied += _run_functions(connection, chosen, vector.version)
-        triggers: int = fetch_value(connection, "SELECT indexer_v1.ensure_triggers()")
-        stale = stale_rows(connection)
-    for name in applied:
-        log.info("applied %s", name)
-    for name in healed:
-        log.warning("made again, a restore of Immich had taken it: %s", name)
-    return Report(applied, healed, chosen, stale, triggers)
+    )
+    # Some functions are for tables that only an Immich has; in folder mode nobody calls them.
+    connection.execute("SET LOCAL check_function_bodies = off")
+    _create_schema(connection)
+    applied = _run_migrations(connection)
+    healed = _heal(connection)
+    chosen = _choose_tokenizer(connection, tokenizer)
+    applied += _run_functions(connection, chosen, vector.version)
+    triggers: int = fetch_value(connection, "SELECT indexer_v1.ensure_triggers()")
+    return Report(applied, healed, chosen, stale_rows(connection), triggers)
 
 
 def stale_rows(connection: Connection) -> int:

@@ -11,8 +11,10 @@ import pytest
 from assets import add_assets
 from together import together
 
+from pg import locks
 from pg import migrate as migrations
 from pg.connect import Connection, connect
+from pg.detach import detach
 from pg.migrate import (
     MigrationError,
     Report,
@@ -224,14 +226,28 @@ def test_immich_is_not_held_up_while_we_wait_for_it(connection: Connection, data
 def test_a_transaction_that_never_ends(
     connection: Connection, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(migrations, "_LOCK_TRIES", 2)
-    monkeypatch.setattr(migrations, "_LOCK_PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr(locks, "_TRIES", 2)
+    monkeypatch.setattr(locks, "_PAUSE_SECONDS", 0.01)
     make_work_for_migrate(connection)
     with connect(database) as long, long.transaction():
         long.execute('UPDATE asset SET "isFavorite" = true')
         with pytest.raises(MigrationError, match="try again when it has ended"):
             migrate(connection)
     assert migrate(connection).triggers == 1
+
+
+def test_detach_holds_nobody_up_either(
+    connection: Connection, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "_TRIES", 2)
+    monkeypatch.setattr(locks, "_PAUSE_SECONDS", 0.01)
+    migrate(connection)
+    with connect(database) as long, long.transaction():
+        long.execute('UPDATE asset SET "isFavorite" = true')
+        with pytest.raises(locks.TablesLockedError, match="Nothing was changed"):
+            detach(connection)
+    assert migrate(connection).triggers == 0  # nothing was removed
+    assert "schema indexer_v1" in detach(connection)
 
 
 def make_work_for_migrate(connection: Connection) -> UUID:
