@@ -105,6 +105,10 @@ class Worker:
             thread.join()
         self._listener.stop()
 
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until stopped; True if it was."""
+        return self._stop.wait(timeout)
+
     # -- a lane -----------------------------------------------------------------------------------
 
     def _lane(self, number: int) -> None:
