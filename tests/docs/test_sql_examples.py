@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import io
 import re
-from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import psycopg
 import pytest
+from PIL import Image
 
 from immich.events import FakeImmich
 
@@ -26,16 +27,19 @@ PHOTOS = {
 
 
 @pytest.fixture
-def photos(indexed_immich: FakeImmich) -> Iterator[psycopg.Connection[Any]]:
+def photos(indexed_immich: FakeImmich) -> psycopg.Connection[Any]:
     connection = indexed_immich.db
     first, second = np.zeros(512), np.zeros(512)
     first[0], second[0], second[1] = 1, 0.8, 0.6
     for number, (name, (text, taken)) in enumerate(PHOTOS.items()):
-        asset = indexed_immich.upload(name.encode(), name=name, taken=datetime.fromisoformat(taken))
+        asset = indexed_immich.upload(
+            picture(number), name=name, taken=datetime.fromisoformat(taken)
+        )
         connection.execute(
-            "INSERT INTO indexer_v1.ocr (asset_id, text, lines, tsv, tokenizer, model, content_hash)"
-            " SELECT %(id)s, %(text)s, (SELECT jsonb_agg(jsonb_build_object('text', line))"
-            "        FROM string_to_table(%(text)s, E'\\n') AS line),"
+            "INSERT INTO indexer_v1.ocr (asset_id, text, lines, tsv, tokenizer, model,"
+            " content_hash) SELECT %(id)s, %(text)s,"
+            " (SELECT jsonb_agg(jsonb_build_object('text', line))"
+            "  FROM string_to_table(%(text)s, E'\\n') AS line),"
             " indexer_v1.to_tsvector(%(text)s), indexer_v1.tokenizer(), 'test', sha256('')",
             {"id": asset, "text": text},
         )
@@ -46,7 +50,7 @@ def photos(indexed_immich: FakeImmich) -> Iterator[psycopg.Connection[Any]]:
                 [asset, (first if number == 1 else second).tolist(), bytes([number])],
             )
     connection.execute("DELETE FROM indexer_v1.job")
-    yield connection
+    return connection
 
 
 def test_every_example_gives_what_the_page_says(photos: psycopg.Connection[Any]) -> None:
@@ -57,6 +61,12 @@ def test_every_example_gives_what_the_page_says(photos: psycopg.Connection[Any])
         assert bool(cursor.description) == bool(expected), statement
         if expected:
             assert rendered(cursor) == expected.splitlines(), statement
+
+
+def picture(number: int) -> bytes:
+    file = io.BytesIO()
+    Image.new("RGB", (64, 48), (number * 50, 100, 100)).save(file, "PNG")
+    return file.getvalue()
 
 
 def rendered(cursor: psycopg.Cursor[Any]) -> list[str]:
