@@ -130,7 +130,7 @@ def attach(settings: Settings) -> None:
     """Install into Immich's database: schema, functions, triggers. Safe to repeat."""
     with database(settings) as url:
         settings, report = prepare(url, settings, choose_clip_model=True)
-    _say_migrated(report)
+        _say_migrated(report, url)
     console.print(
         f"Attached, with the CLIP model {settings.clip_model}. Next: immich-indexer serve"
     )
@@ -163,10 +163,10 @@ def migrate(settings: Settings, clip_model: str | None) -> None:
         settings = msgspec.structs.replace(settings, clip_model=clip_model)
     with database(settings) as url:
         _, report = prepare(url, settings, choose_clip_model=bool(clip_model))
-    _say_migrated(report)
+        _say_migrated(report, url)
 
 
-def _say_migrated(report: Report) -> None:
+def _say_migrated(report: Report, url: str) -> None:
     for name in report.applied:
         console.print(f"applied {name}", highlight=False)
     for name in report.healed:
@@ -174,8 +174,10 @@ def _say_migrated(report: Report) -> None:
     if report.triggers:
         console.print(f"made {report.triggers} triggers on Immich's tables")
     console.print(f"The database is up to date; the tokenizer is {report.tokenizer}.")
-    if report.stale_rows:
-        console.print(f"{report.stale_rows} texts are of another: run immich-indexer retokenize")
+    with connect(url) as connection:
+        stale = stale_rows(connection)
+    if stale:
+        console.print(f"{stale} texts are of another: run immich-indexer retokenize")
 
 
 @cli.command()

@@ -14,8 +14,10 @@ import psycopg
 from psycopg.rows import class_row
 from psycopg.types.json import Jsonb
 
+from indexer import write_back
 from indexer.media import modified_at
 from indexer.models.types import Embedding, Line
+from indexer.write_back import WriteBack
 from pg.connect import Connection
 from pg.query import fetch_one, fetch_value
 
@@ -117,21 +119,6 @@ class Outcome:
     result: Text | Vector | Unchanged | Failure
 
 
-@dataclass(frozen=True, slots=True)
-class WriteBack:
-    """What goes to Immich's own tables.
-
-    Attributes:
-        redone: results that somebody asked to have redone.
-        mend: stock defects (search texts emptied, edited photos without embedding).
-        embeddings: Immich's embeddings are of the index's model, so they may be written.
-    """
-
-    redone: bool
-    mend: bool
-    embeddings: bool
-
-
 class ClipModelChangedError(Exception):
     """The index has moved on to another CLIP model; embeddings of the old one must not get in."""
 
@@ -186,7 +173,8 @@ def finish(
     A result that the database refuses (a wrong dimension, say) fails its own job only.
 
     Args:
-        beside: what is to go to Immich's own tables too, afterwards (`flush`); None: nothing.
+        beside: what is to go to Immich's own tables too, afterwards (`write_back.flush`); None:
+            nothing.
 
     Returns:
         The outcomes that were written.
@@ -241,7 +229,13 @@ def _finish_held(
         _write_texts(cursor, mine)
         _write_vectors(cursor, mine)
         if beside:
-            _note_write_back(cursor, mine, beside)
+            results = [o.job for o in mine if isinstance(o.result, Text | Vector)]
+            write_back.note(
+                cursor,
+                beside,
+                redone=[(job.asset_id, job.task) for job in results if job.force],
+                embedded=[job.asset_id for job in results if job.task == "clip"],
+            )
         ended = [o.job for o in mine if not isinstance(o.result, Failure)]
         cursor.execute(
             "SELECT indexer_v1.acknowledge(%s, %s, %s, %s)",
@@ -348,34 +342,6 @@ def _write_vectors(cursor: psycopg.Cursor[Any], outcomes: list[Outcome]) -> None
             """,
             rows,
         )
-
-
-def _note_write_back(
-    cursor: psycopg.Cursor[Any], outcomes: list[Outcome], beside: WriteBack
-) -> None:
-    results = [o.job for o in outcomes if isinstance(o.result, Text | Vector)]
-    if beside.redone:
-        cursor.executemany(
-            "INSERT INTO indexer_v1.write_back (asset_id, what) VALUES (%s, %s)"
-            " ON CONFLICT DO NOTHING",
-            [(job.asset_id, job.task) for job in results if job.force],
-        )
-    if beside.mend and beside.embeddings:
-        cursor.executemany(
-            "INSERT INTO indexer_v1.write_back (asset_id, what)"
-            " SELECT %s, 'clip' WHERE indexer_v1.is_edited(%s) ON CONFLICT DO NOTHING",
-            [(job.asset_id, job.asset_id) for job in results if job.task == "clip"],
-        )
-
-
-def flush(connection: Connection, beside: WriteBack) -> None:
-    """Write what waits to Immich's tables, and take the tags of ended requests off."""
-    while fetch_value(
-        connection, "SELECT indexer_v1.flush_write_back(100, %s)", [beside.embeddings]
-    ):
-        pass
-    while fetch_value(connection, "SELECT indexer_v1.settle_tags(100)"):
-        pass
 
 
 def recorded_clip_model(connection: Connection, lock: Literal["", "FOR SHARE"] = "") -> str | None:

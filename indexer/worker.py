@@ -14,15 +14,16 @@ from uuid import UUID, uuid4
 
 import psycopg
 
-from indexer import queue
+from indexer import queue, write_back
 from indexer.immich import ImmichConfig, ocr_options, read_config, same_embeddings
 from indexer.listener import Listener, Wake
 from indexer.media import MediaAwayError
 from indexer.models.types import ModelUnavailable
 from indexer.process import Processor
-from indexer.queue import ClipModelChangedError, Failure, Job, Outcome, Task, WriteBack
+from indexer.queue import ClipModelChangedError, Failure, Job, Outcome, Task
 from indexer.settings import Settings
 from indexer.shared import SharedEngine
+from indexer.write_back import WriteBack
 from pg.connect import Connection, connect
 
 log = logging.getLogger(__name__)
@@ -64,8 +65,6 @@ class Worker:
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
-        # One lane claims at a time: two would share out the tasks of one photo, and read it twice.
-        self._claiming = threading.Lock()
         self._others = threading.Lock()  # held by every lane but the first while it works
         self._leases: set[UUID] = set()
         self._owed: set[UUID] = set()
@@ -157,17 +156,16 @@ class Worker:
 
     def _claim_and_work(self, connection: Connection, *, suspects: bool) -> bool:
         tasks = self._tasks(connection)
-        with self._claiming:
-            jobs = queue.claim(
-                connection,
-                tasks,
-                self._settings.batch_size * len(tasks),
-                self._settings.lease_seconds,
-                self._settings.max_attempts,
-                suspects,
-            )
+        jobs = queue.claim(
+            connection,
+            tasks,
+            self._settings.batch_size * len(tasks),
+            self._settings.lease_seconds,
+            self._settings.max_attempts,
+            suspects,
+        )
         if not jobs:
-            queue.flush(connection, self._beside())
+            write_back.flush(connection, self._beside())
             return False
         token = jobs[0].token
         with self._lock:
@@ -228,7 +226,7 @@ class Worker:
             return
         beside = self._beside()
         written = queue.finish(connection, token, outcomes, self._settings.max_attempts, beside)
-        queue.flush(connection, beside)
+        write_back.flush(connection, beside)
         with self._lock:
             for outcome in written:
                 if isinstance(outcome.result, Failure):

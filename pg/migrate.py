@@ -44,14 +44,12 @@ class Report:
         applied: names of the files that were run, in order.
         healed: what had vanished from our tables and has been made again.
         tokenizer: the tokenizer in use.
-        stale_rows: texts tokenized by another tokenizer; `retokenize` brings them up to date.
         triggers: how many triggers on Immich's tables were missing and have been made.
     """
 
     applied: list[str]
     healed: list[str]
     tokenizer: Tokenizer
-    stale_rows: int
     triggers: int
 
 
@@ -99,11 +97,14 @@ def _migrate(connection: Connection, tokenizer: Literal["auto", "zhparser", "big
     chosen = _choose_tokenizer(connection, tokenizer)
     applied += _run_functions(connection, chosen, vector.version)
     triggers: int = fetch_value(connection, "SELECT indexer_v1.ensure_triggers()")
-    return Report(applied, healed, chosen, stale_rows(connection), triggers)
+    return Report(applied, healed, chosen, triggers)
 
 
 def stale_rows(connection: Connection) -> int:
-    """How many texts were tokenized by another tokenizer than the one in use."""
+    """How many texts were tokenized by another tokenizer than the one in use: `retokenize` them.
+
+    Reads the whole table, so it is for commands that people give, not for every reconciling.
+    """
     stale: int = fetch_value(
         connection, "SELECT count(*) FROM indexer_v1.ocr WHERE tokenizer <> indexer_v1.tokenizer()"
     )

@@ -754,6 +754,26 @@ def test_two_claimers_never_share_a_job(db: Connection, another: Callable[[], Co
     assert fetch_value(db, "SELECT count(*) FROM indexer_v1.ocr") == 150
 
 
+def test_claimers_take_turns_so_that_no_photo_is_shared_out(
+    db: Connection, another: Callable[[], Connection]
+) -> None:
+    add_assets(db, 4)
+    first, second = another(), another()
+    theirs: list[Job] = []
+    with first.transaction():
+        mine = claim(first, 4)
+        thread = threading.Thread(target=lambda: theirs.extend(claim(second)))
+        thread.start()
+        while not fetch_value(
+            db, "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+        ):
+            assert thread.is_alive(), "it didn't wait"
+            time.sleep(0.01)
+    thread.join(timeout=30)
+    assert len(mine) == len(theirs) == 4
+    assert not {job.asset_id for job in mine} & {job.asset_id for job in theirs}
+
+
 @pytest.mark.usefixtures("quick_to_see_deadlocks")
 def test_workers_and_immich_never_end_in_a_deadlock(
     db: Connection, another: Callable[[], Connection]

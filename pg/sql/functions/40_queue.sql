@@ -78,6 +78,8 @@ DECLARE
     head      record;
     reason    text;
 BEGIN
+    -- One at a time: two at once would share out the tasks of one photo, and both would read it.
+    PERFORM pg_advisory_xact_lock(hashtext('indexer_v1.claim'));
     LOOP
         SELECT j.asset_id, j.task, j.attempts, j.attempts > 0 AND j.last_error IS NULL AS suspect
         INTO head

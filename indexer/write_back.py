@@ -1,0 +1,65 @@
+"""What goes to Immich's own tables: noted with the results, written afterwards (55_immich.sql)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import psycopg
+
+from pg.connect import Connection
+from pg.query import fetch_value
+
+
+@dataclass(frozen=True, slots=True)
+class WriteBack:
+    """What goes to Immich's own tables.
+
+    Attributes:
+        redone: results that somebody asked to have redone.
+        mend: stock defects (search texts emptied, edited photos without embedding).
+        embeddings: Immich's embeddings are of the index's model, so they may be written.
+    """
+
+    redone: bool
+    mend: bool
+    embeddings: bool
+
+
+def note(
+    cursor: psycopg.Cursor[Any],
+    beside: WriteBack,
+    *,
+    redone: Sequence[tuple[UUID, str]],
+    embedded: Sequence[UUID],
+) -> None:
+    """Note, in the transaction that writes the results, what `flush` is to write to Immich.
+
+    Args:
+        redone: photo and task (``ocr`` or ``clip``) of results that somebody had asked for.
+        embedded: photos that have a new embedding.
+    """
+    if beside.redone:
+        cursor.executemany(
+            "INSERT INTO indexer_v1.write_back (asset_id, what) VALUES (%s, %s)"
+            " ON CONFLICT DO NOTHING",
+            redone,
+        )
+    if beside.mend and beside.embeddings:
+        cursor.executemany(
+            "INSERT INTO indexer_v1.write_back (asset_id, what)"
+            " SELECT %s, 'clip' WHERE indexer_v1.is_edited(%s) ON CONFLICT DO NOTHING",
+            [(asset_id, asset_id) for asset_id in embedded],
+        )
+
+
+def flush(connection: Connection, beside: WriteBack) -> None:
+    """Write what waits to Immich's tables, and take the tags of ended requests off."""
+    while fetch_value(
+        connection, "SELECT indexer_v1.flush_write_back(100, %s)", [beside.embeddings]
+    ):
+        pass
+    while fetch_value(connection, "SELECT indexer_v1.settle_tags(100)"):
+        pass
