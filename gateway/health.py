@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -12,24 +11,16 @@ from litestar.openapi.datastructures import ResponseSpec
 
 from gateway.errors import DatabaseUnavailable
 from gateway.services import Services
+from indexer.status import QueueEntry
 
 _TAGS = ["Health"]
-
-
-class Queue(msgspec.Struct):
-    """Jobs of one task in one state: `waiting`, `retrying`, `running` or `dead`."""
-
-    task: str
-    state: str
-    jobs: int
-    oldest: datetime | None
 
 
 class DatabaseHealth(msgspec.Struct):
     """`problem` is null where the database can be used."""
 
     problem: str | None
-    queue: list[Queue]
+    queue: list[QueueEntry]
 
 
 class ClipHealth(msgspec.Struct):
@@ -113,4 +104,4 @@ async def _database(services: Services) -> DatabaseHealth:
         rows = await services.database.fetch("SELECT * FROM indexer_v1.queue()")
     except DatabaseUnavailable as error:
         return DatabaseHealth(error.detail, [])
-    return DatabaseHealth(None, [Queue(**dict(row)) for row in rows])
+    return DatabaseHealth(None, [QueueEntry(**dict(row)) for row in rows])

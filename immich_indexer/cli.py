@@ -33,6 +33,7 @@ from immich_indexer.runtime import (
 from indexer import library
 from indexer.models.engine import Engine
 from indexer.settings import Settings, SettingsError
+from indexer.status import look
 from pg.connect import UnreachableError, UrlError, connect
 from pg.detach import detach as detach_from
 from pg.embedded import ServerError
@@ -190,7 +191,7 @@ def status(settings: Settings, watch: bool) -> None:
         while True:
             if watch:
                 console.clear()
-            status_module.show(console, status_module.look(connection), problem)
+            status_module.show(console, look(connection), problem)
             if not watch:
                 return
             time.sleep(2)
@@ -269,7 +270,7 @@ def _engine_of_index(
     settings: Settings, connection: psycopg.Connection[tuple[object, ...]]
 ) -> Engine:
     """An engine with the model that the index is made with, whatever CLIP_MODEL says."""
-    recorded = status_module.look(connection).clip_model
+    recorded = look(connection).clip_model
     changes = {"clip_model": recorded} if recorded else {}
     engine = Engine(msgspec.structs.replace(settings, clip_download="off", **changes))
     if problem := engine.clip_problem():
@@ -329,6 +330,9 @@ def main() -> NoReturn:
         click.echo(f"Error: {error}", err=True)
     except psycopg.errors.InvalidSchemaName:
         click.echo("Error: no index in this database yet: run immich-indexer migrate", err=True)
+    except psycopg.errors.UndefinedFunction as error:
+        text = str(error).splitlines()[0]
+        click.echo(f"Error: {text}: run immich-indexer migrate", err=True)
     except psycopg.Error as error:
         click.echo(f"Error: PostgreSQL: {str(error).strip()}", err=True)
     sys.exit(1)

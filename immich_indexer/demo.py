@@ -24,6 +24,7 @@ from indexer.models.engine import Engine
 from indexer.reconcile import reconcile
 from indexer.settings import Settings
 from indexer.shared import SharedEngine
+from indexer.status import look
 from indexer.worker import Worker
 from pg.connect import Connection, connect
 from pg.query import fetch_value
@@ -98,12 +99,12 @@ def _index(settings: Settings, url: str, engine: SharedEngine, console: Console)
                 _show_progress(connection, engine, total, console)
             finally:
                 worker.stop()
-        seen = status.look(connection)
+        seen = look(connection)
     console.print(
         f"{seen.photos} photos: {seen.read} read, {seen.embedded} embedded"
         f" with the CLIP model {seen.clip_model}."
     )
-    if (problem := engine.clip_problem()) and seen.pending(("clip",)):
+    if (problem := engine.clip_problem()) and seen.pending("clip"):
         console.print(Text(f"CLIP waits: {problem}", style="yellow"))
     if seen.failures:
         console.print(status.failures_table(seen))

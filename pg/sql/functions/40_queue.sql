@@ -36,6 +36,22 @@ BEGIN
 END
 $$;
 
+-- What happens to jobs, for who watches (the gateway's page); workers don't listen to this. A payload
+-- is below 8000 bytes: {"state": "done", "jobs": [["<asset>", "ocr"], …]}
+CREATE OR REPLACE FUNCTION indexer_v1.announce(state text, asset_ids uuid[], tasks text[])
+RETURNS void
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT pg_notify('indexer_v1_events', jsonb_build_object(
+        'state', state, 'jobs', jsonb_agg(jsonb_build_array(j.asset_id, j.task)))::text)
+    FROM (
+        SELECT asset_id, task, (n - 1) / 100 AS message
+        FROM unnest(asset_ids, tasks) WITH ORDINALITY AS u(asset_id, task, n)
+    ) AS j
+    GROUP BY j.message
+$$;
+
 -- A request ends for one task; when it was the last one the row is stamped.
 CREATE OR REPLACE FUNCTION indexer_v1.stamp_reprocess(
     asset uuid, ended_task text, error text DEFAULT NULL)
@@ -98,6 +114,7 @@ BEGIN
             dead_at = now(), last_error = reason, lease_until = NULL, lease_token = NULL
         WHERE j.asset_id = head.asset_id AND j.task = head.task;
         PERFORM indexer_v1.stamp_reprocess(head.asset_id, head.task, reason);
+        PERFORM indexer_v1.announce('dead', ARRAY[head.asset_id], ARRAY[head.task]);
     END LOOP;
 
     RETURN QUERY
@@ -128,6 +145,10 @@ BEGIN
     LEFT JOIN indexer_v1.ocr o ON c.task = 'ocr' AND o.asset_id = c.asset_id
     LEFT JOIN indexer_v1.clip v ON c.task = 'clip' AND v.asset_id = c.asset_id
     ORDER BY c.priority DESC, c.created_at, c.asset_id;
+
+    -- Somebody waits for these.
+    PERFORM indexer_v1.announce('running', array_agg(j.asset_id), array_agg(j.task))
+    FROM indexer_v1.job j WHERE j.lease_token = new_token AND j.priority >= 100;
 END
 $$;
 
@@ -192,7 +213,9 @@ LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    ended record;
+    ended       record;
+    ended_ids   uuid[] := '{}';
+    ended_tasks text[] := '{}';
 BEGIN
     FOR ended IN
         DELETE FROM indexer_v1.job j
@@ -202,7 +225,10 @@ BEGIN
         RETURNING j.asset_id, j.task
     LOOP
         PERFORM indexer_v1.stamp_reprocess(ended.asset_id, ended.task);
+        ended_ids := ended_ids || ended.asset_id;
+        ended_tasks := ended_tasks || ended.task;
     END LOOP;
+    PERFORM indexer_v1.announce('done', ended_ids, ended_tasks);
 
     UPDATE indexer_v1.job j SET
         attempts = 0, lease_until = NULL, lease_token = NULL, next_at = now()
@@ -249,6 +275,8 @@ BEGIN
     IF die THEN
         PERFORM indexer_v1.stamp_reprocess(asset, failed_task, left(error, 2000));
     END IF;
+    PERFORM indexer_v1.announce(
+        CASE WHEN die THEN 'dead' ELSE 'retrying' END, ARRAY[asset], ARRAY[failed_task]);
 END
 $$;
 
@@ -359,8 +387,10 @@ AS $$
     SELECT count(*) FROM closed
 $$;
 
--- The queue by task and state, for people.
-CREATE OR REPLACE FUNCTION indexer_v1.queue()
+-- The queue by task and state, for people. owners: whose photos; NULL for everybody's.
+DROP FUNCTION IF EXISTS indexer_v1.queue();
+
+CREATE OR REPLACE FUNCTION indexer_v1.queue(owners uuid[] DEFAULT NULL)
 RETURNS TABLE (task text, state text, jobs bigint, oldest timestamptz)
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -372,6 +402,8 @@ AS $$
                 ELSE 'waiting' END,
            count(*), min(j.created_at)
     FROM indexer_v1.job j
+    WHERE owners IS NULL
+       OR EXISTS (SELECT FROM public.asset a WHERE a.id = j.asset_id AND a."ownerId" = ANY (owners))
     GROUP BY 1, 2
     ORDER BY 1, 2
 $$;

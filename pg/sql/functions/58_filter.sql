@@ -108,3 +108,16 @@ BEGIN
     RETURN to_regclass('public.' || name);
 END
 $$;
+
+-- Which photos are shown at all, as a SQL condition on public.asset AS a: never trashed, locked or
+-- hidden ones.
+--   owners  whose; NULL for everybody's
+CREATE OR REPLACE FUNCTION indexer_v1.search_scope(owners uuid[], filter jsonb DEFAULT NULL)
+RETURNS text
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT 'a."deletedAt" IS NULL AND a.visibility IN (''timeline'', ''archive'')'
+           || CASE WHEN owners IS NULL THEN '' ELSE format(' AND a."ownerId" = ANY (%L)', owners) END
+           || indexer_v1.filter_conditions(filter)
+$$;

@@ -54,9 +54,7 @@ BEGIN
             USING ERRCODE = 'invalid_parameter_value';
     END IF;
     SELECT * INTO asked FROM indexer_v1.parse_query(search.query);
-    scope := 'a."deletedAt" IS NULL AND a.visibility IN (''timeline'', ''archive'')'
-             || CASE WHEN owners IS NULL THEN '' ELSE format(' AND a."ownerId" = ANY (%L)', owners) END
-             || indexer_v1.filter_conditions(search.filter);
+    scope := indexer_v1.search_scope(search.owners, search.filter);
     SELECT * INTO vectors FROM indexer_v1.nearest_photos(
         -- A zero vector has no direction; a query with ocr: asks for text alone.
         CASE WHEN vector_norm(search.embedding) > 0
