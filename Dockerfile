@@ -78,7 +78,7 @@ WORKDIR /var/lib/immich-indexer
 VOLUME ["/models"]
 EXPOSE 3003
 
-# For `serve` and `gateway`; a worker has no port: switch it off there.
+# For `serve` and `gateway`; a worker has none of these: switch it off there.
 HEALTHCHECK --interval=30s --timeout=5s --start-period=60s --retries=3 \
     CMD python -c "import urllib.request; urllib.request.urlopen('http://127.0.0.1:${PORT}/health/live', timeout=4)"
 

@@ -10,8 +10,8 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 log = logging.getLogger(__name__)
 
-# Asked every few seconds by Immich, Docker and Kubernetes.
-_QUIET = frozenset({"/ping", "/health", "/health/live", "/health/ready"})
+# Asked every few seconds by Immich, Docker, Kubernetes and Prometheus.
+_QUIET = frozenset({"/ping", "/health", "/health/live", "/health/ready", "/metrics"})
 
 
 def access_log(app: ASGIApp) -> ASGIApp:

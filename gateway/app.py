@@ -9,11 +9,12 @@ from litestar import Litestar, Router
 from litestar.datastructures import State
 from litestar.di import Provide
 
-from gateway import health, mtphotos, openapi, predict, reprocess, search
+from gateway import health, metrics, mtphotos, openapi, predict, reprocess, search
 from gateway.access_log import access_log
 from gateway.database import Queries
 from gateway.errors import EXCEPTION_HANDLERS
 from gateway.services import Services, provide_caller
+from indexer.metrics import Metrics
 from indexer.models.engine import Engine
 from indexer.settings import Settings
 
@@ -22,15 +23,22 @@ _FORM_BYTES = 1_000_000
 _SMALL_BODY_BYTES = 64 * 1024
 
 
-def create_app(settings: Settings, engine: Engine, database: Queries | None) -> Litestar:
+def create_app(
+    settings: Settings,
+    engine: Engine,
+    database: Queries | None,
+    counted: Metrics | None = None,
+) -> Litestar:
     """Make the application.
 
     Args:
         engine: runs the models; stays its owner's to close.
         database: a `gateway.database.Database`, opened and closed with the application; None
             to serve models alone. It may be away: then searching says so, and the rest works.
+        counted: what `/metrics` shows, where others in this process count too.
     """
-    services = Services(settings, engine, database)
+    counted = counted or Metrics()
+    services = Services(settings, engine, database, counted)
     max_form_bytes = settings.max_image_bytes + _FORM_BYTES
 
     @asynccontextmanager
@@ -54,6 +62,7 @@ def create_app(settings: Settings, engine: Engine, database: Queries | None) -> 
             health.health,
             health.live,
             health.ready,
+            metrics.metrics,
         ],
         lifespan=[lifespan],
         state=State({"services": services}),
@@ -63,6 +72,7 @@ def create_app(settings: Settings, engine: Engine, database: Queries | None) -> 
         },
         exception_handlers=EXCEPTION_HANDLERS,
         middleware=[access_log],
+        before_send=[metrics.count_requests(counted)],
         request_max_body_size=_SMALL_BODY_BYTES,
         openapi_config=openapi.config(),
         logging_config=None,  # the command line's, for the whole process

@@ -11,6 +11,7 @@ from gateway.errors import AnyRequest
 from gateway.faces import ImmichMl
 from gateway.inference import Inference
 from indexer.library import owner_of
+from indexer.metrics import Metrics
 from indexer.models.engine import Engine
 from indexer.settings import Settings
 
@@ -18,8 +19,11 @@ from indexer.settings import Settings
 class Services:
     """One of each, opened and closed with the application."""
 
-    def __init__(self, settings: Settings, engine: Engine, database: Queries | None) -> None:
+    def __init__(
+        self, settings: Settings, engine: Engine, database: Queries | None, metrics: Metrics
+    ) -> None:
         self.settings = settings
+        self.metrics = metrics
         self.engine = engine
         self.inference = Inference(settings, engine)
         self.clip_names = ClipNames()

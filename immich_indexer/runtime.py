@@ -8,17 +8,20 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 
 import msgspec
+from prometheus_client import start_http_server
 
 from gateway.app import create_app
 from gateway.database import Database
+from gateway.server import BindError
 from gateway.server import serve as serve_app
 from indexer import library, queue
 from indexer.immich import adopt, read_config
+from indexer.metrics import Metrics
 from indexer.models.engine import Engine
 from indexer.reconcile import Reconciler
 from indexer.settings import Settings
@@ -107,11 +110,40 @@ def run(settings: Settings, url: str, *, with_gateway: bool, with_worker: bool) 
 
     When the administrator chooses another CLIP model in Immich, everything starts anew with it.
     """
-    while _run_once(settings, url, with_gateway=with_gateway, with_worker=with_worker):
-        settings, _ = prepare(url, settings, choose_clip_model=False)
+    metrics = Metrics(url)
+    with nullcontext() if with_gateway else serve_metrics(settings, metrics):
+        while _run_once(settings, url, metrics, with_gateway=with_gateway, with_worker=with_worker):
+            settings, _ = prepare(url, settings, choose_clip_model=False)
+    metrics.close()
 
 
-def _run_once(settings: Settings, url: str, *, with_gateway: bool, with_worker: bool) -> bool:
+@contextmanager
+def serve_metrics(settings: Settings, metrics: Metrics) -> Iterator[None]:
+    """`/metrics` of a process without a gateway, where METRICS_PORT says so."""
+    if not settings.metrics_port:
+        yield
+        return
+    try:
+        server, thread = start_http_server(
+            settings.metrics_port, addr=settings.host, registry=metrics.registry
+        )
+    except OSError as error:
+        raise BindError(
+            f"Can't serve metrics on {settings.host} port {settings.metrics_port}: "
+            f"{error.strerror or error}. Set HOST or METRICS_PORT to change it."
+        ) from None
+    log.info("metrics host=%s port=%d", settings.host, settings.metrics_port)
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+def _run_once(
+    settings: Settings, url: str, metrics: Metrics, *, with_gateway: bool, with_worker: bool
+) -> bool:
     """One life; True where another is to follow."""
     stopped = threading.Event()
     again = threading.Event()
@@ -128,15 +160,15 @@ def _run_once(settings: Settings, url: str, *, with_gateway: bool, with_worker: 
     # the default would end the process before the worker has finished.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
-    engine = SharedEngine(settings, url)
-    worker = Worker(settings, url, engine) if with_worker else None
+    engine = SharedEngine(settings, url, metrics)
+    worker = Worker(settings, url, engine, metrics=metrics) if with_worker else None
     reconciler = Reconciler(settings, url, engine.ocr_model, settings.photos_dir, start_anew)
     try:
         if worker:
             worker.start()
             reconciler.start()
         if with_gateway:
-            serve_app(create_app(settings, engine, Database(url)), settings)
+            serve_app(create_app(settings, engine, Database(url), metrics), settings)
         else:
             while not stopped.wait(1.0):  # signals are handled between the waits
                 pass

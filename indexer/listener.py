@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import logging
 import threading
+from collections.abc import Callable
 from uuid import uuid4
 
 import asyncpg
@@ -55,11 +56,13 @@ class Listener:
     Args:
         url: of the database.
         wake: the bell.
+        on_lost: called whenever the connection was lost, or couldn't be made.
     """
 
-    def __init__(self, url: str, wake: Wake) -> None:
+    def __init__(self, url: str, wake: Wake, on_lost: Callable[[], None] = lambda: None) -> None:
         self._url = url
         self._wake = wake
+        self._on_lost = on_lost
         self._thread = threading.Thread(target=self._main, name="listener", daemon=True)
         self._loop = asyncio.new_event_loop()
         self._task: asyncio.Task[None] | None = None
@@ -96,6 +99,7 @@ class Listener:
                     backoff = 0.5
                 self.listening.clear()
                 self.reconnects += 1
+                self._on_lost()
                 log.warning(
                     "listener: %s: %s; again in %.1f s", type(error).__name__, error, backoff
                 )

@@ -75,7 +75,7 @@ class Processor:
         """Read and decode a photo, and ask for what its jobs need of it."""
         path = jobs[0].path
         if path is None:
-            return _all(jobs, Failure("the photo has no preview", permanent=True))
+            return _all(jobs, Failure("the photo has no preview", "no preview", permanent=True))
         here = self._media.locate(path)
         try:
             file = FileStamp.of(here)
@@ -87,9 +87,9 @@ class Processor:
         except OSError as error:
             self._media.check_present(path)
             reason = f"can't read {path}: {error.strerror or type(error).__name__}"
-            return _all(jobs, Failure(reason, permanent=False))
+            return _all(jobs, Failure(reason, "unreadable file", permanent=False))
         except ImageError as error:
-            return _all(jobs, Failure(str(error), permanent=True))
+            return _all(jobs, Failure(str(error), "unreadable image", permanent=True))
         inferences = {
             job.task: self._infer(job, photo, options)
             for job in jobs
@@ -131,7 +131,7 @@ class Processor:
             except Exception as error:
                 log.exception("inference failed asset=%s task=%s", job.asset_id, job.task)
                 reason = f"the model failed: {type(error).__name__}: {error}"
-                yield Outcome(job, Failure(reason, permanent=False))
+                yield Outcome(job, Failure(reason, "model", permanent=False))
                 continue
             sha256, model = started.photo.sha256, self._model(job, started.options)
             if isinstance(result, list):

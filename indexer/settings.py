@@ -140,6 +140,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     # Gateway
     host: Annotated[str, Meta(description="Address the gateway listens on.")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535, description="Port the gateway listens on.")] = 3003
+    metrics_port: Annotated[
+        int,
+        Meta(
+            ge=0,
+            le=65535,
+            description="Port on which `worker` serves `/metrics`, at `HOST`; the gateway has them "
+            "on its own. 0: none.",
+        ),
+    ] = 0
     immich_api: Annotated[
         str,
         Meta(description="Immich's own machine-learning server, for faces. Empty: no faces."),

@@ -19,6 +19,7 @@ import psycopg
 from psycopg.types.json import Jsonb
 from psycopg_pool import ConnectionPool, PoolTimeout
 
+from indexer.metrics import Metrics
 from indexer.models.engine import Engine
 from indexer.models.images import Photo
 from indexer.models.types import Embedding, Lane, Line, OcrOptions
@@ -41,17 +42,18 @@ class SharedEngine(Engine):
     Args:
         settings: see the table in the README.
         url: of the database; None does without.
+        metrics: where batches and what needn't be computed are counted.
     """
 
-    def __init__(self, settings: Settings, url: str | None) -> None:
-        super().__init__(settings)
+    def __init__(self, settings: Settings, url: str | None, metrics: Metrics | None = None) -> None:
+        self._metrics = metrics or Metrics()
+        super().__init__(settings, self._metrics.observe_batch)
         self._results = _Results(url) if url else None
         # Interactive callers are event loops: they must not wait for a database.
         self._lookups = ThreadPoolExecutor(2, thread_name_prefix="lookup")
         self._sharing = threading.Lock()
         self._running: dict[_Key, Future[Any]] = {}
         self._recent: OrderedDict[_Key, Any] = OrderedDict()
-        self.hits = 0
 
     def read_text(
         self, photo: Photo, options: OcrOptions, lane: Lane, *, force: bool = False
@@ -95,10 +97,10 @@ class SharedEngine(Engine):
         with self._sharing:
             if not force:
                 if (running := self._running.get(key)) is not None:
-                    self.hits += 1
+                    self._metrics.cache_hits.inc()
                     return running
                 if (recent := self._recent.get(key)) is not None:
-                    self.hits += 1
+                    self._metrics.cache_hits.inc()
                     self._recent.move_to_end(key)
                     mine.set_result(recent)
                     return mine
@@ -108,7 +110,7 @@ class SharedEngine(Engine):
             try:
                 found = find(self._results, key) if self._results and not force else None
                 if found is not None:
-                    self.hits += 1
+                    self._metrics.cache_hits.inc()
                     self._settle(key, mine, found)
                 else:
                     compute().add_done_callback(

@@ -18,6 +18,7 @@ from indexer import queue, write_back
 from indexer.immich import ImmichConfig, ocr_options, read_config, same_embeddings
 from indexer.listener import Listener, Wake
 from indexer.media import MediaAwayError
+from indexer.metrics import Metrics
 from indexer.models.types import ModelUnavailable
 from indexer.process import Processor
 from indexer.queue import ClipModelChangedError, Failure, Job, Outcome, Task
@@ -45,6 +46,7 @@ class Worker:
         url: of the database.
         engine: shared with the gateway where both are in one process; not closed here.
         on_outcome: called for every job that ended, from any thread.
+        metrics: where outcomes and lost connections are counted.
     """
 
     def __init__(
@@ -53,15 +55,17 @@ class Worker:
         url: str,
         engine: SharedEngine,
         on_outcome: Callable[[Outcome], None] | None = None,
+        metrics: Metrics | None = None,
     ) -> None:
         self.id = uuid4()
         self._settings = settings
         self._url = url
         self._engine = engine
         self._on_outcome = on_outcome
+        self._metrics = metrics or Metrics()
         self._processor = Processor(settings, engine)
         self._wake = Wake()
-        self._listener = Listener(url, self._wake)
+        self._listener = Listener(url, self._wake, self._metrics.listener_reconnects.inc)
         self._stop = threading.Event()
         self._threads: list[threading.Thread] = []
         self._lock = threading.Lock()
@@ -237,6 +241,10 @@ class Worker:
                     self._recent.append(time.monotonic())
         for outcome in written:
             failure = outcome.result if isinstance(outcome.result, Failure) else None
+            if failure:
+                self._metrics.failures.labels(failure.kind).inc()
+            elif outcome.age is not None:
+                self._metrics.notify_to_done.observe(outcome.age)
             log.log(
                 logging.WARNING if failure else logging.DEBUG,
                 "%s asset=%s task=%s attempt=%d%s",

@@ -17,6 +17,8 @@ from indexer.models.types import Lane, ModelUnavailable
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 Run = Callable[[list[Item]], Sequence[Result]]
+Observe = Callable[[str, str, int, float], None]
+"""Told of every batch: name, lane, items, seconds."""
 
 # Bulk never starves: where both lanes wait, it has every fifth batch.
 INTERACTIVE_IN_A_ROW = 4
@@ -93,6 +95,7 @@ class BatchThread(Generic[Item, Result]):
             Loads the model if need be; raises ModelUnavailable if it can't.
         max_batch: most items in a batch.
         capacity: most items waiting in a lane.
+        observe: told of every batch.
     """
 
     def __init__(
@@ -102,11 +105,13 @@ class BatchThread(Generic[Item, Result]):
         *,
         max_batch: int,
         capacity: int = 256,
+        observe: Observe = lambda *_: None,
     ) -> None:
         self.name = name
         self._prepare = prepare
         self._max_batch = max_batch
         self._capacity = capacity
+        self._observe = observe
         self._lanes: dict[Lane, deque[tuple[Item, Future[Result]]]] = {
             lane: deque() for lane in Lane
         }
@@ -192,7 +197,9 @@ class BatchThread(Generic[Item, Result]):
             with hold:
                 started = time.perf_counter()
                 self._run(run, batch, lane)
-                self._learn((time.perf_counter() - started) / len(batch))
+                seconds = time.perf_counter() - started
+                self._learn(seconds / len(batch))
+            self._observe(self.name, lane.name.lower(), len(batch), seconds)
 
     def _choose_lane(self) -> Lane:
         bulk_is_due = self._interactive_in_a_row >= INTERACTIVE_IN_A_ROW

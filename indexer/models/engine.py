@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import TypedDict
 
 from indexer.models import clip
-from indexer.models.batching import BatchThread, Run, ThreadStats, Turns
+from indexer.models.batching import BatchThread, Observe, Run, ThreadStats, Turns
 from indexer.models.clip import Embeddings
 from indexer.models.clip_loader import ClipLoader
 from indexer.models.images import Photo
@@ -49,8 +49,11 @@ class Engine:
     Bulk requests wait in the call itself while their lane is full.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, observe: Observe = lambda *_: None) -> None:
         """Load nothing and start nothing yet.
+
+        Args:
+            observe: told of every batch.
 
         Raises:
             SettingsError: CLIP_MODEL names no model.
@@ -60,9 +63,13 @@ class Engine:
         self._clip = ClipLoader(settings, self._threads)
         self._ocr_reader: OcrReader | None = None
         self._turns = Turns()
-        self._ocr = BatchThread("ocr", self._prepare_ocr, max_batch=1)
-        self._clip_image = BatchThread("clip-image", self._prepare_clip_image, max_batch=MAX_IMAGES)
-        self._clip_text = BatchThread("clip-text", self._prepare_clip_text, max_batch=MAX_TEXTS)
+        self._ocr = BatchThread("ocr", self._prepare_ocr, max_batch=1, observe=observe)
+        self._clip_image = BatchThread(
+            "clip-image", self._prepare_clip_image, max_batch=MAX_IMAGES, observe=observe
+        )
+        self._clip_text = BatchThread(
+            "clip-text", self._prepare_clip_text, max_batch=MAX_TEXTS, observe=observe
+        )
         self._texts: OrderedDict[str, Embedding] = OrderedDict()
         self._texts_lock = threading.Lock()
 

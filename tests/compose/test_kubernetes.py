@@ -120,7 +120,9 @@ def test_ports_meet() -> None:
     }
     assert ports["gateway"] == [int(settings()["PORT"])]
     assert f"listen {ports['nginx'][0]};" in PROXY_CONFIG
-    assert ports["worker"] == []
+    (worker,) = (found for _, found in containers(manifests()) if found["name"] == "worker")
+    given = {variable["name"]: variable.get("value") for variable in worker["env"]}
+    assert ports["worker"] == [int(given["METRICS_PORT"])]
 
 
 def test_pods_are_confined() -> None:

@@ -10,26 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import served_metrics
 import stack
 import yaml
 
 FOLDER = stack.COMPOSE / "monitoring"
 DASHBOARD = FOLDER / "grafana" / "dashboards" / "immich-indexer.json"
 
-# What the gateway serves at /metrics: name without prefix → labels that queries may use.
-METRICS: dict[str, set[str]] = {
-    "queue_jobs": {"task", "state"},
-    "oldest_job_seconds": set(),
-    "photos_indexed": {"task"},
-    "requests_total": {"route", "status"},
-    "inference_seconds": {"model", "lane"},
-    "batch_size": {"model"},
-    "cache_hits_total": set(),
-    "failures_total": {"reason"},
-    "notify_to_done_seconds": set(),
-    "listener_reconnects_total": set(),
-}
-HISTOGRAMS = {"inference_seconds", "batch_size", "notify_to_done_seconds"}
+FAMILIES = served_metrics.families()
+METRICS = {name: family.labels for name, family in FAMILIES.items()}
+HISTOGRAMS = {name for name, family in FAMILIES.items() if family.type == "histogram"}
 STATES = {"waiting", "retrying", "running", "dead"}
 
 needs_promtool = pytest.mark.skipif(
@@ -112,13 +102,18 @@ def test_folders_are_where_grafana_is_told() -> None:
     assert home == f"{inside}/{DASHBOARD.name}"
 
 
-def test_prometheus_asks_the_gateway() -> None:
+def test_prometheus_asks_the_gateway_and_the_workers() -> None:
     configuration = yaml.safe_load((FOLDER / "prometheus.yml").read_text("utf-8"))
-    (job,) = configuration["scrape_configs"]
-    (found,) = job["dns_sd_configs"]
+    gateway, worker = configuration["scrape_configs"]
+    (found,) = gateway["dns_sd_configs"]
     indexer = stack.load(stack.COMPOSE / stack.BASE)["services"][found["names"][0]]
     assert int(indexer["environment"]["PORT"]) == found["port"]
-    assert f'job="{job["job_name"]}"' in (FOLDER / "alerts.yml").read_text("utf-8")
+    assert f'job="{gateway["job_name"]}"' in (FOLDER / "alerts.yml").read_text("utf-8")
+    # A worker that answers is no gateway that does.
+    assert worker["job_name"] != gateway["job_name"]
+    (found,) = worker["dns_sd_configs"]
+    workers = stack.load(stack.COMPOSE / stack.WORKERS)["services"][found["names"][0]]
+    assert int(workers["environment"]["METRICS_PORT"]) == found["port"]
 
 
 def promtool(*arguments: str | Path) -> None:

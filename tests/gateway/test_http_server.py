@@ -206,6 +206,7 @@ def test_the_description_of_the_api(gateway: Any) -> None:
         ("get", "/health"),
         ("get", "/health/live"),
         ("get", "/health/ready"),
+        ("get", "/metrics"),
         ("post", "/check"),
         ("post", "/restart"),
         ("post", "/restart_v2"),

@@ -93,7 +93,7 @@ def finish(connection: Connection, outcomes: list[Outcome]) -> list[Outcome]:
 
 
 def fail(connection: Connection, job: Job, reason: str = "bad", permanent: bool = False) -> None:
-    finish(connection, [Outcome(job, Failure(reason, permanent))])
+    finish(connection, [Outcome(job, Failure(reason, "model", permanent))])
 
 
 def crash(connection: Connection) -> None:

@@ -26,6 +26,8 @@ BEGIN
         force = j.force OR excluded.force,
         attempts = 0,
         next_at = least(j.next_at, now()),
+        -- Since when it waits: a dead one didn't.
+        created_at = CASE WHEN j.dead_at IS NULL THEN j.created_at ELSE now() END,
         dead_at = NULL,
         last_error = NULL;
     GET DIAGNOSTICS enqueued = ROW_COUNT;
@@ -315,7 +317,8 @@ DECLARE
     requeued bigint;
 BEGIN
     UPDATE indexer_v1.job j SET
-        dead_at = NULL, attempts = 0, last_error = NULL, next_at = now(), revision = j.revision + 1
+        dead_at = NULL, attempts = 0, last_error = NULL, next_at = now(), created_at = now(),
+        revision = j.revision + 1
     FROM (
         SELECT dead.asset_id, dead.task FROM indexer_v1.job dead
         WHERE dead.dead_at IS NOT NULL

@@ -1,0 +1,19 @@
+"""docs/operations.md explains every metric, and no other."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import served_metrics
+
+PAGE = Path(__file__).parents[2] / "docs" / "operations.md"
+ROW = re.compile(r"^\| `immich_indexer_(\w+)(?:\{([\w,]+)\})?` \| (\w+) \| \S.* \|$", re.MULTILINE)
+
+
+def test_every_metric_is_documented() -> None:
+    documented = {
+        name: served_metrics.Family(kind, set(filter(None, labels.split(","))))
+        for name, labels, kind in ROW.findall(PAGE.read_text("utf-8"))
+    }
+    assert documented == served_metrics.families()
