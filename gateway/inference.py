@@ -1,21 +1,29 @@
-"""The engine, for coroutines: decodes off the event loop, waits with a limit, checks answers."""
+"""The engine, for coroutines: waits with a limit, checks answers."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import TypeVar
 
 import numpy as np
 from litestar.exceptions import ServiceUnavailableException
 
 from gateway.errors import InferenceError
-from indexer.models import images
 from indexer.models.batching import EngineBusy, EngineClosed
 from indexer.models.engine import Engine
 from indexer.models.images import Photo
-from indexer.models.types import ClipInfo, Embedding, Lane, Line, ModelUnavailable, OcrOptions
+from indexer.models.types import (
+    ClipInfo,
+    Embedding,
+    ImageError,
+    Lane,
+    Line,
+    ModelUnavailable,
+    OcrOptions,
+    TimeLimitError,
+)
 from indexer.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -25,9 +33,6 @@ T = TypeVar("T")
 # Immich's server gives up on an answer after about 300 s (undici's headersTimeout).
 WAIT_SECONDS = 280.0
 
-# A decoded image may take 3 bytes for each of MAX_IMAGE_PIXELS: few at once.
-_DECODERS = 2
-
 
 class Inference:
     """Everything is asked for in the interactive lane: somebody is waiting for it."""
@@ -35,7 +40,6 @@ class Inference:
     def __init__(self, settings: Settings, engine: Engine) -> None:
         self._settings = settings
         self._engine = engine
-        self._decoders = ThreadPoolExecutor(_DECODERS, thread_name_prefix="decode")
 
     @property
     def clip_info(self) -> ClipInfo:
@@ -47,15 +51,14 @@ class Inference:
 
         Raises:
             ImageError: the bytes can't be read as an image; says why.
+            InferenceError: it took too long.
         """
-        return await asyncio.get_running_loop().run_in_executor(
-            self._decoders,
-            lambda: images.decode(
-                data,
-                max_bytes=self._settings.max_image_bytes,
-                max_pixels=self._settings.max_image_pixels,
-            ),
+        future = self._engine.decode(
+            data,
+            max_bytes=self._settings.max_image_bytes,
+            max_pixels=self._settings.max_image_pixels,
         )
+        return await _answer_of(future, "Decoding")
 
     async def read_text(self, photo: Photo, options: OcrOptions) -> list[Line]:
         """Read the text in an image.
@@ -89,10 +92,6 @@ class Inference:
         """Why CLIP can't be served now, or None. Looks at the disk, so off the event loop."""
         return await asyncio.to_thread(self._engine.clip_problem)
 
-    def close(self) -> None:
-        """Let the decoders go. The engine is its owner's to close."""
-        self._decoders.shutdown(wait=False, cancel_futures=True)
-
     def _checked(self, embedding: Embedding) -> Embedding:
         # Immich keeps a query's vector for its next 100 searches, and a picture's for good.
         expected = (self.clip_info.dim,)
@@ -119,8 +118,10 @@ async def _answer_of(future: Future[T], model: str) -> T:
         raise
     except (EngineBusy, EngineClosed) as error:
         raise ServiceUnavailableException(f"{model}: {error}.") from None
-    except ModelUnavailable:
+    except (ModelUnavailable, ImageError):
         raise
+    except TimeLimitError as error:
+        raise InferenceError(f"{model} failed on this input: {error}.") from None
     except Exception as error:
         log.exception("inference failed model=%s", model)
         raise InferenceError(

@@ -37,7 +37,6 @@ class Services:
 
     async def close(self) -> None:
         """Close everything but the engine, which isn't ours."""
-        self.inference.close()
         await self.immich_ml.close()
         await self.users.close()
         await self.database.close()

@@ -18,7 +18,7 @@ from rich.progress import (
 from rich.text import Text
 
 from immich_indexer import results, status
-from immich_indexer.runtime import SAMPLES, database, prepare, run
+from immich_indexer.runtime import SAMPLES, database, prepare, restart, run
 from indexer import library
 from indexer.models.engine import Engine
 from indexer.reconcile import reconcile
@@ -38,7 +38,7 @@ def demo(settings: Settings, folder: Path, console: Console, once: bool) -> None
     settings = _choose_clip_model(settings, folder, console)
     with database(settings) as url:
         prepare(url, settings, choose_clip_model=True)
-        engine = SharedEngine(settings, url)
+        engine = SharedEngine(settings, url, on_stuck=restart)
         try:
             _index(settings, url, engine, console)
             with connect(url) as connection:

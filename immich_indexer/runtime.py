@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
+from typing import NoReturn
 
 import msgspec
 from prometheus_client import start_http_server
@@ -34,6 +35,9 @@ from pg.migrate import Report, create_library_tables, migrate
 log = logging.getLogger(__name__)
 
 SAMPLES = Path(__file__).parent / "samples"
+
+# To answer and to give back what can be, when a thread hangs; a request may take uvicorn's 30 s.
+_LAST_SECONDS = 45.0
 
 
 def load_settings() -> Settings:
@@ -147,6 +151,7 @@ def _run_once(
     """One life; True where another is to follow."""
     stopped = threading.Event()
     again = threading.Event()
+    stuck = threading.Event()
 
     def stop(_signal: int, _frame: FrameType | None) -> None:
         stopped.set()
@@ -156,11 +161,18 @@ def _run_once(
         again.set()
         os.kill(os.getpid(), signal.SIGTERM)
 
+    def leave() -> None:
+        stuck.set()
+        last = threading.Timer(_LAST_SECONDS, restart)  # what hangs may hold up the way out
+        last.daemon = True
+        last.start()
+        os.kill(os.getpid(), signal.SIGTERM)
+
     # Also with a gateway: uvicorn handles the signal first, then raises it once more for us, and
     # the default would end the process before the worker has finished.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
-    engine = SharedEngine(settings, url, metrics)
+    engine = SharedEngine(settings, url, metrics, leave)
     worker = Worker(settings, url, engine, metrics=metrics) if with_worker else None
     reconciler = Reconciler(settings, url, engine.ocr_model, settings.photos_dir, start_anew)
     try:
@@ -178,4 +190,16 @@ def _run_once(
             log.info("stopping: finishing what is begun, giving back the rest")
             worker.stop()
         engine.close()
+        if stuck.is_set():
+            restart()
     return again.is_set()
+
+
+def restart() -> NoReturn:
+    """Start this process anew, with the same command, id and environment.
+
+    All its threads end, those that hang too; that is what it is for.
+    """
+    log.error("starting anew, because a thread hangs")
+    logging.shutdown()
+    os.execv(sys.executable, sys.orig_argv)  # noqa: S606 - our own command

@@ -7,13 +7,22 @@ import logging
 import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
 
 from indexer.media import Media
 from indexer.models.batching import EngineClosed
-from indexer.models.images import Photo, decode, read
-from indexer.models.types import Embedding, ImageError, Lane, Line, ModelUnavailable, OcrOptions
+from indexer.models.images import Photo, read
+from indexer.models.types import (
+    Embedding,
+    ImageError,
+    Lane,
+    Line,
+    ModelUnavailable,
+    OcrOptions,
+    TimeLimitError,
+)
 from indexer.queue import Failure, FileStamp, Job, Outcome, Task, Text, Unchanged, Vector
 from indexer.settings import Settings
 from indexer.shared import SharedEngine
@@ -55,21 +64,28 @@ class Processor:
         Raises:
             MediaAwayError: the media folder is away.
             ModelUnavailable: a model can't be loaded.
+            TimeLimitError: of several photos in one inference, one took too long, or all.
         """
         photos = [list(group) for _, group in groupby(jobs, key=lambda job: job.asset_id)]
         ahead: list[_Started] = []
-        for mine in photos:
-            if stop.is_set():
-                break
-            started = self._start(mine, options)
-            if isinstance(started, list):
-                yield from started
-                continue
-            ahead.append(started)
-            while len(ahead) >= _AHEAD:
+        try:
+            for mine in photos:
+                if stop.is_set():
+                    break
+                started = self._start(mine, options)
+                if isinstance(started, list):
+                    yield from started
+                    continue
+                ahead.append(started)
+                while len(ahead) >= _AHEAD:
+                    yield from self._collect(ahead.pop(0))
+            while ahead:
                 yield from self._collect(ahead.pop(0))
-        for waiting in ahead:
-            yield from self._collect(waiting)
+        except ModelUnavailable:
+            for begun in ahead:  # one model is away: what the other has done is kept
+                with suppress(ModelUnavailable):
+                    yield from self._collect(begun)
+            raise
 
     def _start(self, jobs: list[Job], options: OcrOptions) -> _Started | list[Outcome]:
         """Read and decode a photo, and ask for what its jobs need of it."""
@@ -79,17 +95,22 @@ class Processor:
         here = self._media.locate(path)
         try:
             file = FileStamp.of(here)
-            photo = decode(
-                read(here, max_bytes=self._settings.max_image_bytes),
+            data = read(here, max_bytes=self._settings.max_image_bytes)
+            photo = self._engine.decode(
+                data,
                 max_bytes=self._settings.max_image_bytes,
                 max_pixels=self._settings.max_image_pixels,
-            )
+            ).result()
         except OSError as error:
             self._media.check_present(path)
             reason = f"can't read {path}: {error.strerror or type(error).__name__}"
             return _all(jobs, Failure(reason, "unreadable file", permanent=False))
         except ImageError as error:
             return _all(jobs, Failure(str(error), "unreadable image", permanent=True))
+        except TimeLimitError as error:
+            return _all(jobs, Failure(str(error), "too slow", permanent=False))
+        except (concurrent.futures.CancelledError, EngineClosed):
+            return []  # the engine was closed: the jobs are given back
         inferences = {
             job.task: self._infer(job, photo, options)
             for job in jobs
@@ -117,6 +138,7 @@ class Processor:
         return self._engine.clip_info.name
 
     def _collect(self, started: _Started) -> Iterator[Outcome]:
+        outage: ModelUnavailable | None = None
         for job in started.jobs:
             inference = started.inferences.get(job.task)
             if inference is None:
@@ -124,8 +146,14 @@ class Processor:
                 continue
             try:
                 result = inference.result()
-            except ModelUnavailable:
-                raise
+            except ModelUnavailable as error:
+                outage = error
+                continue
+            except TimeLimitError as error:
+                if not error.alone:
+                    raise
+                yield Outcome(job, Failure(str(error), "too slow", permanent=False))
+                continue
             except (concurrent.futures.CancelledError, EngineClosed):
                 continue  # the engine was closed: the job has no outcome and is given back
             except Exception as error:
@@ -138,6 +166,8 @@ class Processor:
                 yield Outcome(job, Text(result, model, sha256, started.file))
             else:
                 yield Outcome(job, Vector(result, model, sha256))
+        if outage:
+            raise outage
 
 
 def _all(jobs: list[Job], failure: Failure) -> list[Outcome]:

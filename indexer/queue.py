@@ -22,7 +22,9 @@ from pg.connect import Connection
 from pg.query import fetch_one, fetch_value
 
 Task = Literal["ocr", "clip"]
-FailureKind = Literal["no preview", "unreadable file", "unreadable image", "model", "database"]
+FailureKind = Literal[
+    "no preview", "unreadable file", "unreadable image", "too slow", "model", "database"
+]
 
 # Another transaction (Immich's, or somebody's INSERT into reprocess) may hold a row for a moment.
 _HOLD_TRIES = 25

@@ -137,6 +137,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int, Meta(ge=1, description="Largest image, in pixels, checked before decoding.")
     ] = 200_000_000
 
+    max_image_seconds: Annotated[
+        float,
+        Meta(
+            ge=1,
+            description="Longest that decoding, reading or embedding one image may take. What "
+            "takes longer fails; a process that hangs starts itself anew.",
+        ),
+    ] = 120.0
+
     # Gateway
     host: Annotated[str, Meta(description="Address the gateway listens on.")] = "127.0.0.1"
     port: Annotated[int, Meta(ge=0, le=65535, description="Port the gateway listens on.")] = 3003

@@ -43,11 +43,18 @@ class SharedEngine(Engine):
         settings: see the table in the README.
         url: of the database; None does without.
         metrics: where batches and what needn't be computed are counted.
+        on_stuck: see `Engine`.
     """
 
-    def __init__(self, settings: Settings, url: str | None, metrics: Metrics | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        url: str | None,
+        metrics: Metrics | None = None,
+        on_stuck: Callable[[], None] | None = None,
+    ) -> None:
         self._metrics = metrics or Metrics()
-        super().__init__(settings, self._metrics.observe_batch)
+        super().__init__(settings, self._metrics.observe_batch, on_stuck)
         self._results = _Results(url) if url else None
         # Interactive callers are event loops: they must not wait for a database.
         self._lookups = ThreadPoolExecutor(2, thread_name_prefix="lookup")

@@ -19,7 +19,7 @@ from indexer.immich import ImmichConfig, ocr_options, read_config, same_embeddin
 from indexer.listener import Listener, Wake
 from indexer.media import MediaAwayError
 from indexer.metrics import Metrics
-from indexer.models.types import ModelUnavailable
+from indexer.models.types import ModelUnavailable, TimeLimitError
 from indexer.process import Processor
 from indexer.queue import ClipModelChangedError, Failure, Job, Outcome, Task
 from indexer.settings import Settings
@@ -218,6 +218,11 @@ class Worker:
             except (MediaAwayError, ModelUnavailable) as outage:
                 log.warning("%s; the jobs wait", outage)
                 delay = _OUTAGE_SECONDS
+            except TimeLimitError as slow:
+                # As if the worker had died of it: after their lease the photos come one by one.
+                log.warning("%s, and which photo it was isn't known", slow)
+                self._write(connection, token, ready)
+                return
             self._write(connection, token, ready)
         except ClipModelChangedError as changed:
             log.warning("%s; the results are thrown away", changed)

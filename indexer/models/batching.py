@@ -7,12 +7,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from contextlib import AbstractContextManager
+from concurrent.futures import Future, InvalidStateError
+from contextlib import AbstractContextManager, suppress
 from types import TracebackType
 from typing import Generic, TypedDict, TypeVar
 
-from indexer.models.types import Lane, ModelUnavailable
+from indexer.models.types import Lane, ModelUnavailable, TimeLimitError
+from indexer.models.watchdog import Watchdog
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -93,6 +94,7 @@ class BatchThread(Generic[Item, Result]):
         name: of the thread, for logs and stats.
         prepare: called before each batch: returns how to run one, and what to hold meanwhile.
             Loads the model if need be; raises ModelUnavailable if it can't.
+        watchdog: how long a batch may take.
         max_batch: most items in a batch.
         capacity: most items waiting in a lane.
         observe: told of every batch.
@@ -102,6 +104,7 @@ class BatchThread(Generic[Item, Result]):
         self,
         name: str,
         prepare: Callable[[], tuple[Run[Item, Result], AbstractContextManager[object]]],
+        watchdog: Watchdog,
         *,
         max_batch: int,
         capacity: int = 256,
@@ -109,6 +112,7 @@ class BatchThread(Generic[Item, Result]):
     ) -> None:
         self.name = name
         self._prepare = prepare
+        self._watchdog = watchdog
         self._max_batch = max_batch
         self._capacity = capacity
         self._observe = observe
@@ -117,10 +121,11 @@ class BatchThread(Generic[Item, Result]):
         }
         self._changed = threading.Condition()
         self._closed = False
+        self._abandoned: str | None = None
+        self._batch: list[tuple[Item, Future[Result]]] = []
         self._thread: threading.Thread | None = None
         self._interactive_in_a_row = 0
         self._seconds_each: float | None = None
-        self._running = 0
         self._done = dict.fromkeys(Lane, 0)
         self._failed = 0
         self._batches = 0
@@ -129,14 +134,16 @@ class BatchThread(Generic[Item, Result]):
         """Queue one item. Where its lane is full, bulk waits for room: never from an event loop.
 
         The future fails with EngineBusy (the interactive lane is full), EngineClosed,
-        ModelUnavailable, or what the model raised for this item.
+        ModelUnavailable, TimeLimitError, or what the model raised for this item.
         """
         future: Future[Result] = Future()
         with self._changed:
             queue = self._lanes[lane]
             if lane is Lane.BULK:
                 self._changed.wait_for(lambda: len(queue) < self._capacity or self._closed)
-            if self._closed:
+            if self._abandoned is not None:
+                future.set_exception(ModelUnavailable(self._abandoned))
+            elif self._closed:
                 future.set_exception(EngineClosed(f"the {self.name} engine is closed"))
             elif len(queue) >= self._capacity:
                 future.set_exception(
@@ -156,7 +163,7 @@ class BatchThread(Generic[Item, Result]):
             return {
                 "waiting": {lane.name.lower(): len(self._lanes[lane]) for lane in Lane},
                 "capacity": self._capacity,
-                "running": self._running,
+                "running": len(self._batch),
                 "done": {lane.name.lower(): self._done[lane] for lane in Lane},
                 "failed": self._failed,
                 "batches": self._batches,
@@ -164,28 +171,44 @@ class BatchThread(Generic[Item, Result]):
 
     def close(self) -> None:
         """Let the running batch end; fail what is waiting with EngineClosed."""
+        for future in self._close():
+            if future.set_running_or_notify_cancel():
+                future.set_exception(EngineClosed(f"the {self.name} engine was closed"))
+        mine = self._thread is threading.current_thread()
+        if self._thread is not None and self._abandoned is None and not mine:
+            self._thread.join()
+
+    def abandon(self, reason: str) -> None:
+        """Fail what runs, waits or comes with ModelUnavailable: its thread won't come back."""
+        self._abandoned = reason
+        waiting = self._close()
+        with self._changed:
+            running = [future for _, future in self._batch]
+        for future in waiting:
+            if future.set_running_or_notify_cancel():
+                future.set_exception(ModelUnavailable(reason))
+        for future in running:
+            _settle(future, ModelUnavailable(reason))
+
+    def _close(self) -> list[Future[Result]]:
+        """Take no more; returns what was waiting."""
         with self._changed:
             self._closed = True
             waiting = [future for queue in self._lanes.values() for _, future in queue]
             for queue in self._lanes.values():
                 queue.clear()
             self._changed.notify_all()
-        for future in waiting:
-            if future.set_running_or_notify_cancel():
-                future.set_exception(EngineClosed(f"the {self.name} engine was closed"))
-        if self._thread is not None and self._thread is not threading.current_thread():
-            self._thread.join()
+        return waiting
 
     def _work(self) -> None:
         while True:
             with self._changed:
-                self._running = 0
+                self._batch = []
                 self._changed.wait_for(lambda: self._closed or any(self._lanes.values()))
                 if self._closed:
                     return
                 lane = self._choose_lane()
-                batch = self._take(lane)
-                self._running = len(batch)
+                batch = self._batch = self._take(lane)
                 self._changed.notify_all()
             if not batch:
                 continue
@@ -228,7 +251,10 @@ class BatchThread(Generic[Item, Result]):
         self, run: Run[Item, Result], batch: list[tuple[Item, Future[Result]]], lane: Lane
     ) -> None:
         try:
-            results = run([item for item, _ in batch])
+            with self._watchdog.watch(
+                f"{self.name} inference", len(batch), lambda late: self._fail(batch, late)
+            ):
+                results = run([item for item, _ in batch])
             if len(results) != len(batch):
                 raise RuntimeError(f"{len(results)} results for {len(batch)} items")
         except Exception as error:
@@ -243,12 +269,22 @@ class BatchThread(Generic[Item, Result]):
             self._batches += 1
             self._done[lane] += len(batch)
         for (_, future), result in zip(batch, results, strict=True):
-            future.set_result(result)
+            with suppress(InvalidStateError):  # it was given up meanwhile
+                future.set_result(result)
 
     def _fail(self, batch: list[tuple[Item, Future[Result]]], error: Exception) -> None:
         with self._changed:
             self._failed += len(batch)
         for _, future in batch:
             # An exception for each: the tracebacks of those who raise it must not mingle.
-            own = ModelUnavailable(*error.args) if isinstance(error, ModelUnavailable) else error
-            future.set_exception(own)
+            if isinstance(error, ModelUnavailable):
+                _settle(future, ModelUnavailable(*error.args))
+            elif isinstance(error, TimeLimitError):
+                _settle(future, TimeLimitError(*error.args, alone=error.alone))
+            else:
+                _settle(future, error)
+
+
+def _settle(future: Future[Result], error: Exception) -> None:
+    with suppress(InvalidStateError):
+        future.set_exception(error)

@@ -2,22 +2,34 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections import OrderedDict
-from collections.abc import Sequence
-from concurrent.futures import Future
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import TypedDict
 
-from indexer.models import clip
-from indexer.models.batching import BatchThread, Observe, Run, ThreadStats, Turns
+from indexer.models import clip, images
+from indexer.models.batching import BatchThread, EngineClosed, Observe, Run, ThreadStats, Turns
 from indexer.models.clip import Embeddings
 from indexer.models.clip_loader import ClipLoader
 from indexer.models.images import Photo
 from indexer.models.ocr import OcrReader
-from indexer.models.types import ClipInfo, Embedding, Lane, Line, ModelUnavailable, OcrOptions
+from indexer.models.types import (
+    ClipInfo,
+    Embedding,
+    Lane,
+    Line,
+    ModelUnavailable,
+    OcrOptions,
+    TimeLimitError,
+)
+from indexer.models.watchdog import Watchdog
 from indexer.settings import Settings
+
+log = logging.getLogger(__name__)
 
 # Recorded with every result: text read by another reader can be found and read again.
 OCR_NAME = "rapidocr-onnxruntime-1.4.4"
@@ -25,6 +37,9 @@ OCR_NAME = "rapidocr-onnxruntime-1.4.4"
 MAX_IMAGES = 16
 MAX_TEXTS = 32
 CACHED_TEXTS = 1024
+
+# A decoded image may take 3 bytes for each of MAX_IMAGE_PIXELS: few at once.
+_DECODERS = 4
 
 
 class EngineStats(TypedDict):
@@ -45,30 +60,43 @@ class Engine:
     don't wait for a turn: they are a person's query, and short.
 
     Futures fail with ModelUnavailable (can't be loaded; says what to do), EngineBusy (too many
-    interactive requests are waiting), EngineClosed, or what the model raised for this input.
-    Bulk requests wait in the call itself while their lane is full.
+    interactive requests are waiting), EngineClosed, TimeLimitError (took longer than
+    MAX_IMAGE_SECONDS), or what the model raised for this input. Bulk requests wait in the call
+    itself while their lane is full.
+
+    Where a thread hangs for good, every future fails with ModelUnavailable from then on, and
+    `on_stuck` is called, once: only a new process helps.
     """
 
-    def __init__(self, settings: Settings, observe: Observe = lambda *_: None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        observe: Observe = lambda *_: None,
+        on_stuck: Callable[[], None] | None = None,
+    ) -> None:
         """Load nothing and start nothing yet.
 
         Args:
             observe: told of every batch.
+            on_stuck: called from a thread of the engine's.
 
         Raises:
             SettingsError: CLIP_MODEL names no model.
         """
+        self._on_stuck = on_stuck
         self._threads = settings.threads or _cores()
         self._device = settings.device
         self._clip = ClipLoader(settings, self._threads)
         self._ocr_reader: OcrReader | None = None
         self._turns = Turns()
-        self._ocr = BatchThread("ocr", self._prepare_ocr, max_batch=1, observe=observe)
+        self._watchdog = watchdog = Watchdog(settings.max_image_seconds, self._stuck)
+        self._decoders = ThreadPoolExecutor(_DECODERS, thread_name_prefix="decode")
+        self._ocr = BatchThread("ocr", self._prepare_ocr, watchdog, max_batch=1, observe=observe)
         self._clip_image = BatchThread(
-            "clip-image", self._prepare_clip_image, max_batch=MAX_IMAGES, observe=observe
+            "clip-image", self._prepare_clip_image, watchdog, max_batch=MAX_IMAGES, observe=observe
         )
         self._clip_text = BatchThread(
-            "clip-text", self._prepare_clip_text, max_batch=MAX_TEXTS, observe=observe
+            "clip-text", self._prepare_clip_text, watchdog, max_batch=MAX_TEXTS, observe=observe
         )
         self._texts: OrderedDict[str, Embedding] = OrderedDict()
         self._texts_lock = threading.Lock()
@@ -103,6 +131,33 @@ class Engine:
         """
         return self._clip.problem()
 
+    def decode(self, data: bytes, *, max_bytes: int, max_pixels: int) -> Future[Photo]:
+        """Decode an image file; see `images.decode`. Fails with ImageError."""
+        future: Future[Photo] = Future()
+
+        def give_up(late: TimeLimitError) -> None:
+            with suppress(InvalidStateError):
+                future.set_exception(late)
+
+        def work() -> None:
+            if not future.set_running_or_notify_cancel():
+                return
+            try:
+                with self._watchdog.watch("decoding", 1, give_up):
+                    photo = images.decode(data, max_bytes=max_bytes, max_pixels=max_pixels)
+            except Exception as error:
+                with suppress(InvalidStateError):
+                    future.set_exception(error)
+            else:
+                with suppress(InvalidStateError):
+                    future.set_result(photo)
+
+        try:
+            self._decoders.submit(work)
+        except RuntimeError:
+            future.set_exception(EngineClosed("the engine is closed"))
+        return future
+
     def read_text(self, photo: Photo, options: OcrOptions, lane: Lane) -> Future[list[Line]]:
         """Read the text in a photo."""
         return self._ocr.submit((photo, options), lane)
@@ -134,8 +189,16 @@ class Engine:
 
     def close(self) -> None:
         """Wait for what is running, fail what is waiting with EngineClosed. Can be repeated."""
+        self._decoders.shutdown(wait=False, cancel_futures=True)
         for thread in (self._ocr, self._clip_image, self._clip_text):
             thread.close()
+
+    def _stuck(self, what: str) -> None:
+        log.error("%s and can't be ended: only a new process helps", what)
+        for thread in (self._ocr, self._clip_image, self._clip_text):
+            thread.abandon(f"{what}: this process has to be started anew")
+        if self._on_stuck:
+            self._on_stuck()
 
     def _prepare_ocr(
         self,

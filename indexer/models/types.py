@@ -17,6 +17,18 @@ class ModelUnavailable(Exception):  # noqa: N818 - a state, not a fault of the c
     """A model can't be loaded here; the message says which file to put where."""
 
 
+class TimeLimitError(Exception):
+    """Took longer than MAX_IMAGE_SECONDS.
+
+    Attributes:
+        alone: False where it was one of several photos, and which of them it was isn't known.
+    """
+
+    def __init__(self, message: str, *, alone: bool = True) -> None:
+        super().__init__(message)
+        self.alone = alone
+
+
 class Lane(enum.IntEnum):
     """Who is waiting. Interactive work goes ahead of bulk work at the next batch."""
 

@@ -18,9 +18,10 @@ from PIL import Image
 
 from gateway import inference
 from gateway import predict as predict_routes
+from indexer.models import images
 from indexer.models.batching import EngineBusy, EngineClosed
 from indexer.models.clip import MODELS
-from indexer.models.types import ClipInfo, Lane, ModelUnavailable, OcrOptions
+from indexer.models.types import ClipInfo, Lane, ModelUnavailable, OcrOptions, TimeLimitError
 
 Predict = Callable[..., httpx.Response]
 
@@ -333,14 +334,14 @@ def test_the_event_loop_stays_free_while_an_image_is_decoded(
     gateway: Any, predict: Predict, picture: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoding, go_on = threading.Event(), threading.Event()
-    decode = inference.images.decode
+    decode = images.decode
 
     def slow(*args: Any, **limits: Any) -> Any:
         decoding.set()
         go_on.wait(30)
         return decode(*args, **limits)
 
-    monkeypatch.setattr(inference.images, "decode", slow)
+    monkeypatch.setattr(images, "decode", slow)
     client = gateway()
     answers: list[httpx.Response] = []
     sender = threading.Thread(
@@ -353,3 +354,12 @@ def test_the_event_loop_stays_free_while_an_image_is_decoded(
     go_on.set()
     sender.join()
     assert answers[0].status_code == 200
+
+
+def test_a_model_that_takes_too_long(
+    gateway: Any, predict: Predict, picture: bytes, engine: Any
+) -> None:
+    slow = Failing(engine, TimeLimitError("ocr inference took longer than 120 s"))
+    answer = predict(gateway(engine=slow), undici.OCR, image=picture)
+    assert answer.status_code == 500
+    assert "longer than 120 s" in answer.json()["detail"]

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from indexer.models import images
 from indexer.models.images import Photo
 from indexer.models.types import ClipInfo, Embedding, Lane, Line, OcrOptions
 
@@ -44,6 +45,9 @@ class Inferences:
 
     def clip_problem(self) -> str | None:
         return self.problem
+
+    def decode(self, data: bytes, **limits: int) -> Future[Photo]:
+        return self._threads.submit(lambda: images.decode(data, **limits))
 
     def read_text(
         self, photo: Photo, options: OcrOptions, lane: Lane, *, force: bool = False

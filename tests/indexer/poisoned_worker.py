@@ -10,10 +10,10 @@ import signal
 from typing import Any
 
 from immich_indexer.cli import cli
-from indexer import process
+from indexer.models import images
 
 POISON = b"POISON"
-_decode = process.decode
+_decode = images.decode
 
 
 def decode(data: bytes, **limits: Any) -> Any:
@@ -23,5 +23,5 @@ def decode(data: bytes, **limits: Any) -> Any:
 
 
 if __name__ == "__main__":
-    process.decode = decode
+    images.decode = decode
     cli(["worker"])

@@ -26,6 +26,7 @@ from pg.query import fetch_value
 
 PATIENCE_SECONDS = 90.0
 POISONED = Path(__file__).with_name("poisoned_worker.py")
+HANGING = Path(__file__).with_name("hanging_worker.py")
 SMALL = "parking-small.jpg"
 FOUND = "SELECT EXISTS (SELECT FROM indexer_v1.search('出口') WHERE asset_id = %s)"
 IDLE = "SELECT NOT EXISTS (SELECT FROM indexer_v1.job WHERE dead_at IS NULL)"
@@ -164,6 +165,25 @@ def test_a_poisonous_picture_dies_and_takes_no_neighbour_along(farm: Farm) -> No
     ).fetchall()
     assert [(row[0], row[1], row[2]) for row in dead] == [(poison, "clip", 3), (poison, "ocr", 3)]
     assert all("worker ended 3 times" in row[3] for row in dead)
+
+
+def test_a_photo_that_hangs_is_charged_and_the_worker_goes_on_anew(farm: Farm) -> None:
+    hanging = farm.immich.upload(saved(Image.new("RGB", (77, 60), "red"), "JPEG"), name="hangs")
+    assets = farm.upload(4)
+    worker = farm.start(
+        *(sys.executable, str(HANGING)),
+        PYTHONPATH=os.pathsep.join(sys.path),
+        HANG="ocr",
+        MAX_IMAGE_SECONDS="4",
+        MAX_ATTEMPTS="1",
+    )
+    farm.wait_for(IDLE)
+    assert worker.poll() is None  # the same process, started anew
+    for asset in assets:
+        assert farm.ask("SELECT count(*) FROM indexer_v1.ocr WHERE asset_id = %s", asset) == 1
+        assert farm.ask("SELECT count(*) FROM indexer_v1.clip WHERE asset_id = %s", asset) == 1
+    dead = farm.db.execute("SELECT asset_id, task, last_error FROM indexer_v1.job").fetchall()
+    assert dead == [(hanging, "ocr", "ocr inference took longer than 4 s (MAX_IMAGE_SECONDS)")]
 
 
 def test_two_workers_share_the_work_and_sigterm_gives_back(farm: Farm) -> None:

@@ -17,9 +17,10 @@ from PIL import Image
 
 from indexer import process
 from indexer.media import MediaAwayError
+from indexer.models import images
 from indexer.models.batching import EngineClosed
 from indexer.models.images import Photo
-from indexer.models.types import ModelUnavailable, OcrOptions
+from indexer.models.types import ModelUnavailable, OcrOptions, TimeLimitError
 from indexer.process import Processor
 from indexer.queue import Failure, Job, Outcome, Text, Unchanged, Vector
 from indexer.settings import Settings
@@ -300,3 +301,59 @@ def test_what_is_begun_is_finished(processor: Processor, engine: Inferences, med
     outcomes = list(processor.run([job for _ in range(20) for job in both()], OPTIONS, stop))
     assert len(outcomes) == len(engine.asked)
     assert 2 <= len(outcomes) < 40
+
+
+def test_what_takes_too_long_is_charged_to_its_own_photo(
+    processor: Processor, engine: Inferences, media: Path
+) -> None:
+    picture(media / "a.jpg")
+    picture(media / "slow.jpg", (50, 30))
+
+    def answer(task: str, photo: Photo) -> Any:
+        if photo.width == 50 and task == "ocr":
+            raise TimeLimitError("ocr inference took longer than 120 s")
+        return engine.result(task, photo)
+
+    engine.answer = answer
+    outcomes = run(processor, [*both("/data/slow.jpg"), *both()])
+    assert [type(outcome.result) for outcome in outcomes] == [Failure, Vector, Text, Vector]
+    assert reasons(outcomes[:1]) == [("ocr inference took longer than 120 s", False)]
+
+
+def test_a_decoder_that_takes_too_long(
+    processor: Processor, engine: Inferences, media: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(data: bytes, **limits: int) -> Any:
+        raise TimeLimitError("decoding took longer than 120 s")
+
+    picture(media / "a.jpg")
+    monkeypatch.setattr(images, "decode", slow)
+    assert reasons(run(processor, both())) == [("decoding took longer than 120 s", False)] * 2
+
+
+def test_of_several_at_once_none_is_blamed(
+    processor: Processor, engine: Inferences, media: Path
+) -> None:
+    picture(media / "a.jpg")
+    engine.answer = raising(TimeLimitError("clip-image inference", alone=False))
+    with pytest.raises(TimeLimitError):
+        run(processor, both())
+
+
+def test_what_was_done_before_an_outage_counts(
+    processor: Processor, engine: Inferences, media: Path
+) -> None:
+    for name in "abcdef":
+        picture(media / f"{name}.jpg", (40 + ord(name), 30))
+
+    def answer(task: str, photo: Photo) -> Any:
+        if task == "clip":
+            raise ModelUnavailable("no weights")
+        return engine.result(task, photo)
+
+    engine.answer = answer
+    jobs = [job for name in "abcdef" for job in reversed(both(f"/data/{name}.jpg"))]
+    outcomes: list[Outcome] = []
+    with pytest.raises(ModelUnavailable):
+        outcomes.extend(processor.run(jobs, OPTIONS, threading.Event()))
+    assert [outcome.job.task for outcome in outcomes] == ["ocr"] * 4  # those that were begun

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 
@@ -11,7 +11,8 @@ import pytest
 
 from indexer.models import batching
 from indexer.models.batching import BatchThread, EngineBusy, EngineClosed, Run, Turns
-from indexer.models.types import Lane, ModelUnavailable
+from indexer.models.types import Lane, ModelUnavailable, TimeLimitError
+from indexer.models.watchdog import Watchdog
 
 FAST, BULK = Lane.INTERACTIVE, Lane.BULK
 PATIENCE = 30.0  # only for a test that would otherwise hang
@@ -44,6 +45,10 @@ class Recorder:
         return [2 * item for item in items]
 
 
+def watchdog(seconds: float = 600.0, stuck: Callable[[str], None] = print) -> Watchdog:
+    return Watchdog(seconds, stuck)
+
+
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> Recorder:
     recorder = Recorder()
@@ -64,7 +69,9 @@ def start(
     threads: list[BatchThread[int, int]], model: Recorder, max_batch: int = 8, capacity: int = 100
 ) -> BatchThread[int, int]:
     """A warm thread that is held up by an item of the bulk lane."""
-    thread = BatchThread("doubler", model.prepare, max_batch=max_batch, capacity=capacity)
+    thread = BatchThread(
+        "doubler", model.prepare, watchdog(), max_batch=max_batch, capacity=capacity
+    )
     threads.append(thread)
     for _ in range(12):  # until the time of the first call is forgotten
         assert thread.submit(1, BULK).result(PATIENCE) == 2
@@ -119,7 +126,7 @@ def test_batches_are_as_long_as_a_person_may_wait(
 def test_the_first_batch_of_an_unknown_model_is_one_item(
     threads: list[BatchThread[int, int]], model: Recorder
 ) -> None:
-    thread = BatchThread("doubler", model.prepare, max_batch=8)
+    thread = BatchThread("doubler", model.prepare, watchdog(), max_batch=8)
     threads.append(thread)
     futures = [thread.submit(i, BULK) for i in (0, 1, 2, 3)]
     model.go_on.set()
@@ -204,7 +211,7 @@ def test_bulk_waits_for_room(threads: list[BatchThread[int, int]], model: Record
 def test_closing_ends_what_runs_and_fails_what_waits(
     threads: list[BatchThread[int, int]], model: Recorder
 ) -> None:
-    thread = BatchThread("doubler", model.prepare, max_batch=8, capacity=1)
+    thread = BatchThread("doubler", model.prepare, watchdog(), max_batch=8, capacity=1)
     running = thread.submit(0, FAST)
     assert model.running.wait(PATIENCE)
     waiting = thread.submit(1, BULK)
@@ -247,3 +254,51 @@ def test_turns_are_taken_in_the_order_they_were_asked_for() -> None:
     for thread in took:
         thread.join(PATIENCE)
     assert order == [0, 1, 2, 3, 4]
+
+
+def test_one_that_takes_too_long_is_given_up_alone(
+    threads: list[BatchThread[int, int]], model: Recorder
+) -> None:
+    thread = BatchThread("doubler", model.prepare, watchdog(0.1, pytest.fail), max_batch=1)
+    threads.append(thread)
+    slow, next_one = thread.submit(0, BULK), thread.submit(1, BULK)
+    with pytest.raises(TimeLimitError, match=r"doubler inference.* 0\.1 s") as late:
+        slow.result(PATIENCE)
+    assert late.value.alone
+    model.go_on.set()  # it comes back in time
+    assert next_one.result(PATIENCE) == 2
+
+
+def test_of_several_none_is_blamed(threads: list[BatchThread[int, int]], model: Recorder) -> None:
+    thread = start(threads, model)
+    go_on = threading.Event()
+    double = model.run
+
+    def slow(items: list[int]) -> Sequence[int]:
+        go_on.wait(PATIENCE)
+        return double(items)
+
+    thread._watchdog = watchdog(0.1)
+    model.run = slow  # type: ignore[method-assign]
+    futures = [thread.submit(i, BULK) for i in (1, 2)]
+    model.go_on.set()
+    for future in futures:
+        with pytest.raises(TimeLimitError) as late:
+            future.result(PATIENCE)
+        assert not late.value.alone
+    go_on.set()
+
+
+def test_what_is_abandoned_fails_for_good_and_holds_nobody_up(
+    threads: list[BatchThread[int, int]], model: Recorder
+) -> None:
+    thread = BatchThread("doubler", model.prepare, watchdog(), max_batch=1)
+    threads.append(thread)
+    running = thread.submit(0, FAST)
+    assert model.running.wait(PATIENCE)
+    waiting = thread.submit(1, BULK)
+    thread.abandon("it hangs")
+    for future in (running, waiting, thread.submit(2, FAST)):
+        with pytest.raises(ModelUnavailable, match="it hangs"):
+            future.result(PATIENCE)
+    thread.close()

@@ -1,0 +1,100 @@
+"""How long one decoding or inference may take, and what becomes of one that hangs.
+
+A thread can't be ended from outside. So whoever waits for it is told once the limit is over; and
+if it isn't back soon after, the process is of no more use and has to be started anew.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from indexer.models.types import TimeLimitError
+
+log = logging.getLogger(__name__)
+
+_TICK_SECONDS = 1.0
+_GRACE_SECONDS = 10.0
+
+
+@dataclass(eq=False, slots=True)
+class _Watched:
+    what: str
+    photos: int
+    give_up: Callable[[TimeLimitError], None]
+    seconds: float = 0.0
+    late: bool = False
+
+
+class Watchdog:
+    """Watches what runs, from a thread of its own that lives while there is anything to watch.
+
+    Time is counted in this thread's own ticks: a process that was frozen (a suspended laptop,
+    SIGSTOP) or starved hasn't used it up.
+
+    Args:
+        seconds: the limit.
+        on_stuck: called once, from the watching thread, with a line that says what hangs.
+    """
+
+    def __init__(self, seconds: float, on_stuck: Callable[[str], None]) -> None:
+        self._seconds = seconds
+        self._grace = min(_GRACE_SECONDS, seconds)
+        self._tick = min(_TICK_SECONDS, seconds / 10)
+        self._on_stuck = on_stuck
+        self._changed = threading.Condition()
+        self._watched: set[_Watched] = set()
+        self._watching = False
+
+    @contextmanager
+    def watch(
+        self, what: str, photos: int, give_up: Callable[[TimeLimitError], None]
+    ) -> Iterator[None]:
+        """Watch what runs inside the context.
+
+        Args:
+            what: names it, for the log and the error.
+            photos: how many it works on at once.
+            give_up: called from the watching thread when the limit is over.
+        """
+        mine = _Watched(what, photos, give_up)
+        with self._changed:
+            self._watched.add(mine)
+            if not self._watching:
+                self._watching = True
+                threading.Thread(target=self._work, name="watchdog", daemon=True).start()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._watched.discard(mine)
+                self._changed.notify_all()
+            if mine.late:
+                log.warning("%s has ended after all", what)
+
+    def _work(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: not self._watched, self._tick)
+                if not self._watched:
+                    self._watching = False
+                    return
+                for watched in self._watched:
+                    watched.seconds += self._tick
+                late = [w for w in self._watched if not w.late and w.seconds > self._seconds]
+                stuck = [w for w in self._watched if w.seconds > self._seconds + self._grace]
+                for watched in late:
+                    watched.late = True
+            for watched in late:
+                error = TimeLimitError(
+                    f"{watched.what} took longer than {self._seconds:g} s (MAX_IMAGE_SECONDS)",
+                    alone=watched.photos == 1,
+                )
+                log.error("given up: %s, on %d photos", error, watched.photos)
+                watched.give_up(error)
+            if stuck:
+                self._on_stuck(f"{stuck[0].what} hangs")
+                return
