@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 import asyncpg
 
-from gateway.errors import DatabaseUnavailable
+from gateway.errors import DatabaseTooSlow, DatabaseUnavailable
 from pg.connect import async_pool
 
 log = logging.getLogger(__name__)
@@ -65,10 +65,21 @@ class Database:
     Args:
         url: ``postgresql://user:password@host:port/name``.
         seconds: a statement that takes longer is cancelled.
+        names: the settings that say where it is, for messages.
+        log_failures: its being away is worth a line in the log each time.
     """
 
-    def __init__(self, url: str, *, seconds: float = 30.0) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        seconds: float = 30.0,
+        names: str = "DB_URL or the DB_* variables",
+        log_failures: bool = True,
+    ) -> None:
         self._url = url
+        self._names = names
+        self._log_failures = log_failures
         self._seconds = seconds
         self._pool: asyncpg.Pool | None = None
 
@@ -122,17 +133,18 @@ class Database:
                 "migrate`, or start a worker, which does it."
             ) from error
         except (TimeoutError, asyncpg.QueryCanceledError) as error:
-            raise DatabaseUnavailable(
+            raise DatabaseTooSlow(
                 f"PostgreSQL took longer than {self._seconds:.0f} s, or is out of reach."
             ) from error
         return rows
 
     def _unavailable(self, error: BaseException) -> DatabaseUnavailable:
         reason = str(error) or type(error).__name__
-        log.warning("database unavailable reason=%r", reason)
+        if self._log_failures:
+            log.warning("database unavailable reason=%r", reason)
         return DatabaseUnavailable(
-            f"PostgreSQL can't be used: {reason}. Is it running, and are DB_URL or the DB_* "
-            "variables right? `immich-indexer doctor` says more."
+            f"PostgreSQL can't be used: {reason}. Is it running, and are {self._names} right? "
+            "`immich-indexer doctor` says more."
         )
 
 

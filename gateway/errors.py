@@ -54,6 +54,10 @@ class DatabaseUnavailable(ServiceUnavailableException):
     """PostgreSQL, or our schema in it, is away; the detail says what to do."""
 
 
+class DatabaseTooSlow(DatabaseUnavailable):
+    """A statement was cancelled, as it took too long."""
+
+
 class InferenceError(Exception):
     """A model failed on this input. The message is for people and has no contents in it."""
 

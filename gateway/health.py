@@ -23,6 +23,12 @@ class DatabaseHealth(msgspec.Struct):
     queue: list[QueueEntry]
 
 
+class ReplicaHealth(msgspec.Struct):
+    """`problem` is null where the replica is searched; else the primary is, and this says why."""
+
+    problem: str | None
+
+
 class ClipHealth(msgspec.Struct):
     """The served model; `problem` is null where it can be used."""
 
@@ -36,6 +42,7 @@ class Health(msgspec.Struct):
 
     Attributes:
         status: `ok`, or `degraded` where something has a problem.
+        search_replica: the one in `SEARCH_DB_URL`; null where none is set.
         ocr: what reads text; it comes with the package, so there is nothing to be missing.
         faces: `forwarded` to `IMMICH_API`, or `off`.
         engine: what waits for the models and what they have done, by model and lane.
@@ -43,6 +50,7 @@ class Health(msgspec.Struct):
 
     status: str
     database: DatabaseHealth
+    search_replica: ReplicaHealth | None
     clip: ClipHealth
     ocr: str
     faces: str
@@ -68,9 +76,12 @@ async def health(services: NamedDependency[Services]) -> Health:
     database = await _database(services)
     info = services.inference.clip_info
     clip = ClipHealth(info.name, info.dim, await services.inference.clip_problem())
+    replica = ReplicaHealth(services.replica.problem) if services.replica else None
+    degraded = database.problem or clip.problem or (replica and replica.problem)
     return Health(
-        status="degraded" if database.problem or clip.problem else "ok",
+        status="degraded" if degraded else "ok",
         database=database,
+        search_replica=replica,
         clip=clip,
         ocr=services.engine.ocr_name,
         faces="forwarded" if services.immich_ml.configured else "off",

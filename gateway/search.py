@@ -185,7 +185,7 @@ async def _search(asked: SearchRequest, services: Services, caller: Caller) -> S
     query = asked.q.replace("\x00", " ")  # PostgreSQL's text can't hold it
     embedding, problem = await _embed(query, services)
     rows = await _ranked(
-        services.database,
+        services.searching,
         query=query,
         embedding=embedding,
         owners=await caller.owners(services.database),
@@ -197,7 +197,7 @@ async def _search(asked: SearchRequest, services: Services, caller: Caller) -> S
     )
     more = len(rows) > asked.limit and asked.offset + asked.limit <= MAX_OFFSET
     page = rows[: asked.limit]
-    lines = await _matches(services.database, query, page)
+    lines = await _matches(services.searching, query, page)
     return SearchAnswer(
         results=[SearchResult(**dict(row), lines=lines.get(row["asset_id"], [])) for row in page],
         picture_search=embedding is not None,
@@ -208,7 +208,9 @@ async def _search(asked: SearchRequest, services: Services, caller: Caller) -> S
 
 async def _embed(query: str, services: Services) -> tuple[Embedding | None, str | None]:
     """Return the embedding of what the query says of the picture, or why there is none."""
-    row = await services.database.fetch_one("SELECT picture FROM indexer_v1.parse_query($1)", query)
+    row = await services.searching.fetch_one(
+        "SELECT picture FROM indexer_v1.parse_query($1)", query
+    )
     if row is None or row["picture"] is None:
         return None, None
     if problem := await services.inference.clip_problem():

@@ -6,10 +6,11 @@ from litestar.di import NamedDependency
 
 from gateway.auth import Caller, ImmichUsers, check_local
 from gateway.clip_names import ClipNames
-from gateway.database import NoDatabase, Queries
+from gateway.database import Database, NoDatabase, Queries
 from gateway.errors import AnyRequest
 from gateway.faces import ImmichMl
 from gateway.inference import Inference
+from gateway.replica import Replica
 from indexer.library import owner_of
 from indexer.metrics import Metrics
 from indexer.models.engine import Engine
@@ -28,18 +29,32 @@ class Services:
         self.inference = Inference(settings, engine)
         self.clip_names = ClipNames()
         self.database: Queries = database or NoDatabase()
+        self.replica = _replica(settings, self.database)
+        # What is ranked and read for a search; who may see what is asked of the primary.
+        self.searching: Queries = self.replica or self.database
         self.immich_ml = ImmichMl(settings.immich_api)
         self.users = ImmichUsers(settings.immich_url)
 
     async def open(self) -> None:
         """Open what needs the event loop. Nothing that is away keeps it from starting."""
         await self.database.open()
+        if self.replica:
+            await self.replica.open()
 
     async def close(self) -> None:
         """Close everything but the engine, which isn't ours."""
         await self.immich_ml.close()
         await self.users.close()
+        if self.replica:
+            await self.replica.close()
         await self.database.close()
+
+
+def _replica(settings: Settings, primary: Queries) -> Replica | None:
+    if not settings.search_db_url:
+        return None
+    there = Database(settings.search_db_url, names="SEARCH_DB_URL", log_failures=False)
+    return Replica(there, primary)
 
 
 async def provide_caller(request: AnyRequest, services: NamedDependency[Services]) -> Caller:

@@ -16,10 +16,10 @@ from indexer.media import Media, MediaAwayError
 from indexer.models.engine import Engine
 from indexer.queue import recorded_clip_model
 from indexer.settings import Settings
-from pg.connect import Connection, UnreachableError, UrlError, connect
+from pg.connect import Connection, UnreachableError, UrlError, address, connect
 from pg.embedded import ServerError
 from pg.migrate import stale_rows
-from pg.query import fetch_one
+from pg.query import fetch_one, fetch_value
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +61,7 @@ def _findings(settings: Settings) -> Iterator[Finding]:
                 yield Finding("schema", "missing", "run: immich-indexer migrate")
                 return
             yield from _schema(connection, settings)
+            yield from _search_replica(settings)
             yield from _media(connection, settings)
     except (UnreachableError, UrlError, ServerError, psycopg.Error) as error:
         advice = "see the message; DB_URL (or DB_HOSTNAME …) must name a database that answers"
@@ -134,6 +135,22 @@ def _schema(connection: Connection, settings: Settings) -> Iterator[Finding]:
             f" migrate --clip-model {settings.clip_model} to embed every photo again",
             fatal=False,
         )
+
+
+def _search_replica(settings: Settings) -> Iterator[Finding]:
+    if not settings.search_db_url:
+        return
+    meanwhile = "the primary is searched meanwhile"
+    try:
+        where = address(settings.search_db_url, "SEARCH_DB_URL")
+        with connect(settings.search_db_url) as replica:
+            follows = fetch_value(replica, "SELECT pg_is_in_recovery()")
+    except (UrlError, psycopg.Error) as error:
+        problem = " ".join(str(error).split())
+        yield Finding("search replica", problem, f"check SEARCH_DB_URL; {meanwhile}", fatal=False)
+        return
+    advice = "" if follows else f"SEARCH_DB_URL must name a streaming replica; {meanwhile}"
+    yield Finding("search replica", where, advice, fatal=False)
 
 
 def _media(connection: Connection, settings: Settings) -> Iterator[Finding]:

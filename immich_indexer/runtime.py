@@ -28,7 +28,7 @@ from indexer.reconcile import Reconciler
 from indexer.settings import Settings
 from indexer.shared import SharedEngine
 from indexer.worker import Worker
-from pg.connect import connect, wait_until_reachable
+from pg.connect import address, connect, wait_until_reachable
 from pg.embedded import Server
 from pg.migrate import Report, create_library_tables, migrate
 
@@ -114,6 +114,8 @@ def run(settings: Settings, url: str, *, with_gateway: bool, with_worker: bool) 
 
     When the administrator chooses another CLIP model in Immich, everything starts anew with it.
     """
+    if settings.search_db_url:
+        address(settings.search_db_url, "SEARCH_DB_URL")  # rather now than at the first search
     metrics = Metrics(url)
     with nullcontext() if with_gateway else serve_metrics(settings, metrics):
         while _run_once(settings, url, metrics, with_gateway=with_gateway, with_worker=with_worker):

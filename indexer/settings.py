@@ -14,7 +14,7 @@ from urllib.parse import quote
 import msgspec
 from msgspec import Meta
 
-SECRET_FIELDS = frozenset({"db_url", "db_password", "api_key"})
+SECRET_FIELDS = frozenset({"db_url", "search_db_url", "db_password", "api_key"})
 
 
 class SettingsError(ValueError):
@@ -39,6 +39,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     db_username: Annotated[str, Meta(description="Immich's own variable.")] = "postgres"
     db_password: Annotated[str, Meta(description="Immich's own variable.")] = "postgres"  # noqa: S105
     db_database_name: Annotated[str, Meta(description="Immich's own variable.")] = "immich"
+    search_db_url: Annotated[
+        str,
+        Meta(
+            description="URL of a streaming replica to search on. While it is away, or more than "
+            "five seconds behind, the primary is searched. Empty: always."
+        ),
+    ] = ""
     data_dir: Annotated[
         Path,
         Meta(description="Folder mode: where the embedded server and the small previews live."),

@@ -55,15 +55,18 @@ class UnreachableError(ConnectionError):
     """No connection after a long wait; the message says to where, why, and what to check."""
 
 
-def address(url: str) -> str:
+def address(url: str, variable: str = "DB_URL") -> str:
     """``user@host:port/database`` of a URL, for messages: no password.
+
+    Args:
+        variable: the setting that the URL is from, for messages.
 
     Raises:
         UrlError: not a PostgreSQL URL, or one that a driver would misread.
     """
     if not url.startswith(("postgresql://", "postgres://")):
         raise UrlError(
-            "DB_URL must look like postgresql://user:password@host:5432/database; it begins "
+            f"{variable} must look like postgresql://user:password@host:5432/database; it begins "
             "otherwise."
         )
     hint = (
@@ -74,17 +77,17 @@ def address(url: str) -> str:
         parts = conninfo_to_dict(url)
         urlsplit(url)  # asyncpg reads it with this
     except (psycopg.ProgrammingError, ValueError):
-        raise UrlError(f"DB_URL can't be read as a URL. {hint}") from None
+        raise UrlError(f"{variable} can't be read as a URL. {hint}") from None
     others = [str(value) for name, value in parts.items() if name not in ("user", "password")]
     if any(sign.isspace() for sign in url):
-        raise UrlError(f"DB_URL has a space or a line break in it. {hint}")
+        raise UrlError(f"{variable} has a space or a line break in it. {hint}")
     if "#" in url or "@" in url.partition("?")[2] or any("@" in value for value in others):
-        raise UrlError(f"DB_URL has an @ or # too many, or a / or ? before the @. {hint}")
+        raise UrlError(f"{variable} has an @ or # too many, or a / or ? before the @. {hint}")
     ports = str(parts.get("port", 5432))
     if not all(
         0 < int(port) < 65536 if port.isdecimal() else not port for port in ports.split(",")
     ):
-        raise UrlError(f"The port in DB_URL must be a number from 1 to 65535. {hint}")
+        raise UrlError(f"The port in {variable} must be a number from 1 to 65535. {hint}")
     user = f"{parts['user']}@" if "user" in parts else ""
     return f"{user}{parts.get('host', 'localhost')}:{ports}/{parts.get('dbname', '')}"
 

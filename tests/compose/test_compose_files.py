@@ -37,9 +37,7 @@ OTHER_VARIABLES = {
     "JUICEFS_ACCESS_KEY": "an option of the volume plugin",
     "JUICEFS_SECRET_KEY": "an option of the volume plugin",
 }
-# Searching on a replica: drops out by itself when the setting is there.
-PENDING = {"SEARCH_DB_URL"} - SETTINGS
-KNOWN = SETTINGS | PENDING | IMMICH_VARIABLES.keys() | OTHER_VARIABLES.keys()
+KNOWN = SETTINGS | IMMICH_VARIABLES.keys() | OTHER_VARIABLES.keys()
 
 OURS = re.compile(r"immich-indexer:")
 IMAGE = re.compile(r"(?P<name>[\w./-]+):(?P<tag>[\w.-]+)(@sha256:[0-9a-f]{64})?")
@@ -131,7 +129,7 @@ def test_our_containers_are_given_settings_and_commands(folder: Path) -> None:
         for name, service in services(stack.load(path)):
             if not OURS.match(service.get("image", "")) and name != "immich-indexer":
                 continue
-            assert service.get("environment", {}).keys() <= SETTINGS | PENDING, (path.name, name)
+            assert service.get("environment", {}).keys() <= SETTINGS, (path.name, name)
     for merge in MERGES:
         for name, service in services(stack.merge(folder, merge)):
             if OURS.match(service["image"]):
