@@ -14,6 +14,14 @@ log = logging.getLogger(__name__)
 _QUIET = frozenset({"/ping", "/health", "/health/live", "/health/ready", "/metrics"})
 
 
+def shown_path(scope: Scope) -> str:
+    """Path of a request for a log: no key (``ML_KEY``, right or wrong), no line breaks."""
+    path = scope["path"]
+    if "ml_key" in scope.get("path_params", {}):
+        path = "/***/" + path.lstrip("/").partition("/")[2]
+    return path.encode("unicode_escape").decode()
+
+
 def access_log(app: ASGIApp) -> ASGIApp:
     """ASGI middleware: method, path, status and milliseconds of every request."""
 
@@ -38,7 +46,7 @@ def access_log(app: ASGIApp) -> ASGIApp:
                 logging.DEBUG if quiet else logging.INFO,
                 "request method=%s path=%s status=%d ms=%.1f",
                 scope["method"],
-                scope["path"],
+                shown_path(scope),
                 status,
                 (time.perf_counter() - started) * 1000,
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from litestar import Litestar, Router
+from litestar import Litestar
 from litestar.datastructures import State
 from litestar.di import Provide
 
@@ -13,6 +13,7 @@ from gateway import health, metrics, mtphotos, openapi, predict, reprocess, sear
 from gateway.access_log import access_log
 from gateway.database import Queries
 from gateway.errors import EXCEPTION_HANDLERS
+from gateway.intake import timely
 from gateway.services import Services, provide_caller
 from indexer.metrics import Metrics
 from indexer.models.engine import Engine
@@ -51,9 +52,7 @@ def create_app(
 
     return Litestar(
         route_handlers=[
-            predict.root,
-            predict.ping,
-            Router("/", route_handlers=[predict.predict], request_max_body_size=max_form_bytes),
+            *predict.routes(settings, max_form_bytes),
             mtphotos.router(max_form_bytes),
             search.search,
             search.search_json,
@@ -71,7 +70,7 @@ def create_app(
             "caller": Provide(provide_caller),
         },
         exception_handlers=EXCEPTION_HANDLERS,
-        middleware=[access_log],
+        middleware=[access_log, timely],
         before_send=[metrics.count_requests(counted)],
         request_max_body_size=_SMALL_BODY_BYTES,
         openapi_config=openapi.config(),

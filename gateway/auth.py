@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 _COOKIE = "immich_access_token"
 _CREDENTIAL = re.compile(r"[\x21-\x2b\x2d-\x3a\x3c-\x7e]{1,4096}")  # no comma, no semicolon
+_FORWARDING = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
 _REMEMBER_SECONDS = 30.0
 _REMEMBER_USERS = 1000
 
@@ -163,12 +164,14 @@ def check_local(request: AnyRequest) -> None:
     """Let pass what comes from this computer and was meant for it.
 
     A web page elsewhere can make a browser here send requests, under a name of its own that
-    resolves to 127.0.0.1 (DNS rebinding): the Host header gives it away.
+    resolves to 127.0.0.1 (DNS rebinding): the Host header gives it away. A reverse proxy on this
+    computer brings others' requests: its headers do.
 
     Raises:
         PermissionDeniedException: anything else.
     """
-    if not (_is_loopback(_host(request)) and _is_loopback(_peer(request))):
+    passed_on = any(name in request.headers for name in _FORWARDING)
+    if passed_on or not (_is_loopback(_host(request)) and _is_loopback(_peer(request))):
         raise PermissionDeniedException(
             "In folder mode there are no users, so searching is for this computer alone: open "
             "http://localhost or http://127.0.0.1 here. To search from elsewhere, attach the "
@@ -213,7 +216,7 @@ def refuse_cross_site(
     site = connection.headers.get("sec-fetch-site")
     origin = connection.headers.get("origin")
     if site is None and origin is not None:
-        same = urlsplit(origin).netloc == connection.headers.get("host")
+        same = origin.partition("://")[2] == connection.headers.get("host")
         site = "same-origin" if same else "cross-site"
     if site not in {None, "same-origin", "none"}:
         raise PermissionDeniedException("Another web site may not do this.")

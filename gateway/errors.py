@@ -4,6 +4,7 @@
 400  no input, or an image that can't be read
 401  no credentials, or wrong ones
 403  not from here, or not yours
+408  the body came too slowly
 413  larger than the limits
 422  a request that makes no sense, or asks for a model that isn't served
 500  a model failed
@@ -25,6 +26,7 @@ from litestar.exceptions import HTTPException, ServiceUnavailableException
 from litestar.exceptions.responses import create_exception_response
 from litestar.types import ExceptionHandlersMap
 
+from gateway.access_log import shown_path
 from indexer.models.types import ImageError, ModelUnavailable
 
 log = logging.getLogger(__name__)
@@ -79,7 +81,12 @@ def _inference_failed(_: AnyRequest, error: InferenceError) -> Response[dict[str
 
 
 def _unexpected(request: AnyRequest, error: Exception) -> Response[dict[str, Any]]:
-    log.error("request failed method=%s path=%s", request.method, request.url.path, exc_info=error)
+    log.error(
+        "request failed method=%s path=%s",
+        request.method,
+        shown_path(request.scope),
+        exc_info=error,
+    )
     return _answer(500, "Something unexpected failed; the gateway's log says what.")
 
 

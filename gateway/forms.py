@@ -7,11 +7,9 @@ parser that Litestar uses.
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 from collections.abc import Mapping
 
-from litestar.exceptions import HTTPException
 from multipart import (  # type: ignore[import-untyped]
     MultipartError,
     MultipartSegment,
@@ -21,22 +19,6 @@ from multipart import (  # type: ignore[import-untyped]
 from gateway.errors import AnyRequest, Unprocessable
 
 _MAX_PARTS = 16
-_READ_SECONDS = 120.0
-
-
-async def read_body(request: AnyRequest) -> bytes:
-    """Return the request's body.
-
-    Raises:
-        HTTPException: 413 above the route's limit, 408 when it doesn't arrive in time.
-    """
-    try:
-        async with asyncio.timeout(_READ_SECONDS):
-            return await request.body()
-    except TimeoutError:
-        raise HTTPException(
-            status_code=408, detail=f"The body did not arrive within {_READ_SECONDS:.0f} s."
-        ) from None
 
 
 async def read_form(request: AnyRequest) -> dict[str, bytes]:
@@ -44,13 +26,14 @@ async def read_form(request: AnyRequest) -> dict[str, bytes]:
 
     Raises:
         Unprocessable: another content type, or damaged.
+        HTTPException: 413 above the route's limit, 408 when it doesn't arrive in time.
     """
     content_type, options = request.content_type
     if content_type != "multipart/form-data" or not options.get("boundary"):
         raise Unprocessable(
             f"Send multipart/form-data with a boundary, not {content_type or 'an unnamed type'!r}."
         )
-    body = await read_body(request)
+    body = await request.body()
     parts: dict[str, bytes] = {}
     name, content = "", b""
     try:

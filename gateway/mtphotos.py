@@ -87,15 +87,16 @@ async def restart() -> dict[str, str]:
 )
 async def ocr(request: AnyRequest, services: NamedDependency[Services]) -> dict[str, Any]:
     """Return texts, scores (strings of two decimals) and boxes in pixels (strings)."""
-    try:
-        _, photo = await _photo(request, services)
-    except ImageError as error:
-        return _unreadable(error)
     settings = services.settings
     options = OcrOptions(
         settings.ocr_min_box_score, settings.ocr_min_text_score, settings.ocr_max_resolution
     )
-    lines = await services.inference.read_text(photo, options)
+    async with services.intake.turn(request):
+        try:
+            _, photo = await _photo(request, services)
+        except ImageError as error:
+            return _unreadable(error)
+        lines = await services.inference.read_text(photo, options)
     return {
         "result": {
             "texts": [line.text for line in lines],
@@ -114,11 +115,12 @@ async def ocr(request: AnyRequest, services: NamedDependency[Services]) -> dict[
 )
 async def clip_image(request: AnyRequest, services: NamedDependency[Services]) -> dict[str, Any]:
     """Return the embedding as strings of 16 decimals."""
-    try:
-        _, photo = await _photo(request, services)
-    except ImageError as error:
-        return _unreadable(error)
-    return {"result": _numbers(await services.inference.embed_image(photo))}
+    async with services.intake.turn(request):
+        try:
+            _, photo = await _photo(request, services)
+        except ImageError as error:
+            return _unreadable(error)
+        return {"result": _numbers(await services.inference.embed_image(photo))}
 
 
 @post("/clip/txt", status_code=200, responses=_RESPONSES, summary="Embed a text")
@@ -138,18 +140,19 @@ async def clip_text(
 )
 async def represent(request: AnyRequest, services: NamedDependency[Services]) -> dict[str, Any]:
     """Return an embedding and a box for each face; found by Immich's ML server at `IMMICH_API`."""
-    try:
-        image, _ = await _photo(request, services)
-    except ImageError as error:
-        return _unreadable(error)
     entries = {
         FACES: {
             "detection": {"modelName": _FACE_MODEL, "options": {"minScore": _FACE_MIN_SCORE}},
             "recognition": {"modelName": _FACE_MODEL},
         }
     }
-    services.immich_ml.check(entries)
-    answer = await services.immich_ml.ask(entries, {"image": image}, request.headers)
+    async with services.intake.turn(request):
+        try:
+            image, _ = await _photo(request, services)
+        except ImageError as error:
+            return _unreadable(error)
+        services.immich_ml.check(entries)
+        answer = await services.immich_ml.ask(entries, {"image": image}, request.headers)
     try:
         faces = msgspec.convert(answer.get(FACES), list[_Face])
         result = [_represented(face) for face in faces]

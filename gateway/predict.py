@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import hmac
 import logging
 from typing import Any
 
-from litestar import MediaType, Response, get, post
+from litestar import MediaType, Response, Router, get, post
+from litestar.connection import ASGIConnection
 from litestar.di import NamedDependency
-from litestar.exceptions import ClientException
+from litestar.exceptions import ClientException, NotAuthorizedException
 from litestar.exceptions.http_exceptions import RequestEntityTooLarge
+from litestar.handlers import BaseRouteHandler
 from litestar.openapi.datastructures import ResponseSpec
+from litestar.types import ControllerRouterHandler
 
 from gateway.errors import AnyRequest, Unprocessable
-from gateway.forms import read_body, read_form
+from gateway.forms import read_form
 from gateway.immich_ml import (
     Asked,
     clip_answer,
@@ -24,6 +28,7 @@ from gateway.immich_ml import (
 from gateway.openapi import Problem, multipart_operation
 from gateway.services import Services
 from indexer.models.images import Photo
+from indexer.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -59,12 +64,15 @@ async def ping() -> str:
     ),
     responses={
         400: ResponseSpec(Problem, description="No input for a task, or an unreadable image"),
+        401: ResponseSpec(Problem, description="`ML_KEY` is set, and isn't in the path"),
         413: ResponseSpec(Problem, description="Larger than `MAX_IMAGE_BYTES`"),
         422: ResponseSpec(Problem, description="Bad entries, or a CLIP model not served here"),
         500: ResponseSpec(Problem, description="A model failed"),
         501: ResponseSpec(Problem, description="Faces, and `IMMICH_API` isn't set"),
         502: ResponseSpec(Problem, description="`IMMICH_API` doesn't answer"),
-        503: ResponseSpec(Problem, description="A model's weights are missing; says which file"),
+        503: ResponseSpec(
+            Problem, description="Weights are missing (says which file), or too many requests wait"
+        ),
     },
 )
 async def predict(request: AnyRequest, services: NamedDependency[Services]) -> Response[Any]:
@@ -74,6 +82,47 @@ async def predict(request: AnyRequest, services: NamedDependency[Services]) -> R
     has the lists `text`, `box` (eight numbers a line, 0..1), `boxScore` and `textScore`;
     `imageHeight` and `imageWidth` are added when an image was sent.
     """
+    async with services.intake.turn(request):
+        return await _predict(request, services)
+
+
+def routes(settings: Settings, max_body_bytes: int) -> list[ControllerRouterHandler]:
+    """Make the routes; where ``ML_KEY`` is set they are below it, and refused without it."""
+    large = Router("/", route_handlers=[predict], request_max_body_size=max_body_bytes)
+    if not settings.ml_key:
+        return [root, ping, large]
+    return [
+        root,
+        Router("/", route_handlers=[ping, large], guards=[require_ml_key]),
+        Router("/{ml_key:str}", route_handlers=[root, ping, large], guards=[require_ml_key]),
+    ]
+
+
+def require_ml_key(
+    connection: ASGIConnection,  # type: ignore[type-arg]
+    _: BaseRouteHandler,
+) -> None:
+    """Guard: the path begins with ``ML_KEY``, compared in constant time.
+
+    MT Photos asks for ``/ping`` too, and has a key of its own.
+
+    Raises:
+        NotAuthorizedException: another key, or none.
+    """
+    settings = connection.app.state.services.settings
+    given = connection.path_params.get("ml_key", "")
+    if hmac.compare_digest(given.encode(), settings.ml_key.encode()):
+        return
+    other = connection.headers.get("api-key", "").encode("latin-1")
+    if settings.api_key and hmac.compare_digest(other, settings.api_key.encode()):
+        return
+    raise NotAuthorizedException(
+        "This server has a key (ML_KEY). In Immich's machine-learning settings, write the URL "
+        "with it and with a slash at the end: http://…:3003/<key>/ (Immich 3 or later)."
+    )
+
+
+async def _predict(request: AnyRequest, services: Services) -> Response[Any]:
     parts = await read_form(request)
     if "entries" not in parts:
         raise Unprocessable("The part `entries` is missing.")
@@ -82,7 +131,7 @@ async def predict(request: AnyRequest, services: NamedDependency[Services]) -> R
     if asked.elsewhere:
         services.immich_ml.check(asked.elsewhere)
         if not asked.here:
-            return await services.immich_ml.pass_on(request.headers, await read_body(request))
+            return await services.immich_ml.pass_on(request.headers, await request.body())
     _check(asked, parts, services)
     here, elsewhere = await asyncio.gather(
         _here(asked, parts, services), _elsewhere(asked, parts, request, services)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import signal
@@ -13,6 +14,7 @@ from contextlib import contextmanager, suppress
 
 import uvicorn
 from litestar import Litestar
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from indexer.settings import Settings
 
@@ -20,6 +22,7 @@ log = logging.getLogger(__name__)
 
 _GRACE_SECONDS = 30
 _START_SECONDS = 60.0
+_HEAD_SECONDS = 15.0
 _NOT_STARTED = "The gateway did not start; its log says why."
 
 
@@ -29,6 +32,47 @@ class StartError(Exception):
 
 class BindError(StartError):
     """The address can't be listened on; the message says why and what to change."""
+
+
+class _Protocol(H11Protocol):
+    """HTTP with a limit on the time in which a request's head must arrive.
+
+    uvicorn has one between requests only: who sends a head byte by byte, or nothing at all, would
+    keep one of its connections for ever.
+    """
+
+    _timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._await_head()
+
+    def data_received(self, data: bytes) -> None:
+        super().data_received(data)
+        self._await_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def _await_head(self) -> None:
+        if self._is_answering():
+            self._stop_timer()
+        elif self._timer is None:
+            self._timer = self.loop.call_later(_HEAD_SECONDS, self._give_up)
+
+    def _is_answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _give_up(self) -> None:
+        self._timer = None
+        if not self._is_answering():
+            self.transport.close()
 
 
 class _Server(uvicorn.Server):
@@ -66,7 +110,8 @@ def make_server(app: Litestar, settings: Settings) -> uvicorn.Server:
             log_config=None,
             access_log=False,
             # h11 bounds what a request's head may take; httptools doesn't.
-            http="h11",
+            http=_Protocol,
+            ws="none",
             h11_max_incomplete_event_size=64 * 1024,
             limit_concurrency=512,
             # Longer than Immich keeps an idle connection, so that it never meets a closing one.

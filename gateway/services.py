@@ -10,6 +10,7 @@ from gateway.database import Database, NoDatabase, Queries
 from gateway.errors import AnyRequest
 from gateway.faces import ImmichMl
 from gateway.inference import Inference
+from gateway.intake import Intake
 from gateway.replica import Replica
 from indexer.library import owner_of
 from indexer.metrics import Metrics
@@ -27,6 +28,7 @@ class Services:
         self.metrics = metrics
         self.engine = engine
         self.inference = Inference(settings, engine)
+        self.intake = Intake()
         self.clip_names = ClipNames()
         self.database: Queries = database or NoDatabase()
         self.replica = _replica(settings, self.database)

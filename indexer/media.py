@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -53,8 +54,14 @@ class Media:
         return cls(tuple(sorted(mounts, key=lambda mount: -len(mount[0].parts))))
 
     def locate(self, path: str) -> Path:
-        """Where the preview at `path` (Immich's name for it) lies on this machine."""
+        """Where the preview at `path` (Immich's name for it) lies on this machine.
+
+        Raises:
+            FileNotFoundError: the path leads out of the folder that it begins with.
+        """
         pure = PurePosixPath(path)
+        if ".." in pure.parts:
+            raise FileNotFoundError(errno.ENOENT, "a path with .. isn't followed", path)
         for there, here in self.mounts:
             if pure.is_relative_to(there):
                 return here / pure.relative_to(there)

@@ -92,8 +92,8 @@ class Processor:
         path = jobs[0].path
         if path is None:
             return _all(jobs, Failure("the photo has no preview", "no preview", permanent=True))
-        here = self._media.locate(path)
         try:
+            here = self._media.locate(path)
             file = FileStamp.of(here)
             data = read(here, max_bytes=self._settings.max_image_bytes)
             photo = self._engine.decode(

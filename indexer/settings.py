@@ -14,7 +14,7 @@ from urllib.parse import quote
 import msgspec
 from msgspec import Meta
 
-SECRET_FIELDS = frozenset({"db_url", "search_db_url", "db_password", "api_key"})
+SECRET_FIELDS = frozenset({"db_url", "search_db_url", "db_password", "api_key", "ml_key"})
 
 
 class SettingsError(ValueError):
@@ -165,6 +165,15 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "on its own. 0: none.",
         ),
     ] = 0
+    ml_key: Annotated[
+        str,
+        Meta(
+            pattern=r"^([A-Za-z0-9_-]{16,})?$",
+            description="Key in the path of Immich's machine-learning URL, "
+            "`http://immich-indexer:3003/<key>/` (with the slash at the end), where others reach "
+            "the port too: 16 or more of `A-Z a-z 0-9 _ -`. Empty: no key.",
+        ),
+    ] = ""
     immich_api: Annotated[
         str,
         Meta(description="Immich's own machine-learning server, for faces. Empty: no faces."),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
+import stat
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -69,11 +70,21 @@ def read(path: Path, *, max_bytes: int) -> bytes:
 
     Raises:
         OSError: the file isn't there or can't be read; unchanged.
-        ImageError: it is larger than `max_bytes`.
+        ImageError: it is larger than `max_bytes`, or a pipe or a device, which never end.
     """
-    with path.open("rb") as file:
-        _check_bytes(os.fstat(file.fileno()).st_size, max_bytes)
-        return file.read()
+    with open(path, "rb", opener=_open_at_once) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise ImageError("not a file")
+        _check_bytes(status.st_size, max_bytes)
+        data = file.read(max_bytes + 1)  # it may grow meanwhile
+        _check_bytes(len(data), max_bytes)
+        return data
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Open without waiting for somebody to write into a pipe."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def decode(data: bytes, *, max_bytes: int, max_pixels: int) -> Photo:
