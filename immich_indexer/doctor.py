@@ -161,8 +161,9 @@ def _media(connection: Connection, settings: Settings) -> Iterator[Finding]:
         yield Finding("media", "no preview in the database yet")
         return
     media = Media.parse(settings.media_map)
-    here: Path = media.locate(row[0])
+    here = Path(row[0])
     try:
+        here = media.locate(row[0])
         with here.open("rb"):
             yield Finding("media", f"{here} can be read")
     except OSError as error:
