@@ -41,8 +41,10 @@ RUN --mount=type=cache,target=/var/cache/pip \
     esac
 
 COPY . .
+# EXTRAS=faces: faces are found here (FACES=insightface) instead of by Immich's own server.
+ARG EXTRAS=
 RUN --mount=type=cache,target=/var/cache/pip \
-    pip install -c constraints.txt .
+    pip install -c constraints.txt ".[${EXTRAS}]"
 
 
 FROM docker.io/library/python:${PYTHON}
@@ -69,6 +71,7 @@ ENV PATH=/opt/immich-indexer/bin:${PATH} \
     HOST=0.0.0.0 \
     PORT=3003 \
     CLIP_DOWNLOAD_ROOT=/models \
+    INSIGHTFACE_HOME=/models/insightface \
     DATA_DIR=/var/lib/immich-indexer \
     HF_HOME=/models/.huggingface
 

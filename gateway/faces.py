@@ -1,4 +1,4 @@
-"""Tasks that aren't done here, faces above all, passed on to Immich's own ML server."""
+"""Tasks that aren't done here, such as faces, passed on to Immich's own ML server."""
 
 from __future__ import annotations
 
@@ -27,10 +27,15 @@ _ANSWER_HEADERS = ("content-type", "content-encoding")
 
 
 class ImmichMl:
-    """Immich's own ML server, at ``IMMICH_API``; perhaps not set."""
+    """Immich's own ML server, at ``IMMICH_API``; perhaps not set.
 
-    def __init__(self, url: str) -> None:
+    Args:
+        faces: whether faces are passed on too.
+    """
+
+    def __init__(self, url: str, *, faces: bool) -> None:
         self._url = url.rstrip("/")
+        self._faces = faces
         self._client = httpx.AsyncClient(
             # A container that restarts is away for a moment, and Immich asks only once.
             transport=httpx.AsyncHTTPTransport(retries=3),
@@ -86,17 +91,18 @@ class ImmichMl:
         """Refuse what can't be passed on, with a word on what to do.
 
         Raises:
-            NotConfigured: faces, and ``IMMICH_API`` isn't set.
+            NotConfigured: faces, and ``FACES`` is off or ``IMMICH_API`` isn't set.
             Unprocessable: unknown tasks.
         """
-        if self.configured:
-            return
-        if FACES in tasks:
+        if FACES in tasks and not (self._faces and self.configured):
             raise NotConfigured(
                 "Faces are not recognised here. Set IMMICH_API to the URL of Immich's own "
                 "machine-learning server (http://immich-machine-learning:3003) to pass them on, "
-                "or add that server to the machine-learning URLs in Immich's settings."
+                "or FACES=insightface to find them here, or add that server to the "
+                "machine-learning URLs in Immich's settings."
             )
+        if self.configured:
+            return
         raise Unprocessable(
             f"Unknown task {', '.join(sorted(tasks))}; clip and ocr are served here, and others "
             "are passed on to IMMICH_API where that is set."

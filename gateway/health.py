@@ -44,7 +44,7 @@ class Health(msgspec.Struct):
         status: `ok`, or `degraded` where something has a problem.
         search_replica: the one in `SEARCH_DB_URL`; null where none is set.
         ocr: what reads text; it comes with the package, so there is nothing to be missing.
-        faces: `forwarded` to `IMMICH_API`, or `off`.
+        faces: found by `insightface` here, `forward`ed to `IMMICH_API`, or `off`.
         engine: what waits for the models and what they have done, by model and lane.
     """
 
@@ -84,7 +84,7 @@ async def health(services: NamedDependency[Services]) -> Health:
         search_replica=replica,
         clip=clip,
         ocr=services.engine.ocr_name,
-        faces="forwarded" if services.immich_ml.configured else "off",
+        faces=services.settings.faces_by,
         engine=dict(services.engine.stats()),
     )
 

@@ -15,8 +15,10 @@ import msgspec
 from msgspec import Meta
 
 from gateway.errors import Unprocessable
+from indexer.immich import clean_name
+from indexer.models.faces import PACKS
 from indexer.models.images import Photo
-from indexer.models.types import Embedding, Line, OcrOptions
+from indexer.models.types import Embedding, Face, FaceOptions, Line, OcrOptions
 from indexer.settings import Settings
 
 FACES = "facial-recognition"
@@ -66,22 +68,24 @@ class Asked:
     """What one request asks for.
 
     Attributes:
-        clip, ocr: tasks that are served here, where asked for.
-        elsewhere: entries of every other task, faces above all, as they came.
+        clip, ocr, faces: tasks that are served here, where asked for.
+        elsewhere: entries of every other task, as they came.
     """
 
     clip: Clip | None
     ocr: Ocr | None
+    faces: FaceOptions | None
     elsewhere: Entries
 
     @property
     def here(self) -> bool:
         """True where something is to be done by this server."""
-        return self.clip is not None or self.ocr is not None
+        return any(task is not None for task in (self.clip, self.ocr, self.faces))
 
     def __str__(self) -> str:
         tasks = [f"clip.{self.clip.kind}"] if self.clip else []
         tasks += ["ocr"] if self.ocr else []
+        tasks += [FACES] if self.faces else []
         return ",".join([*tasks, *self.elsewhere])
 
 
@@ -95,17 +99,20 @@ def parse_entries(raw: bytes, settings: Settings) -> Asked:
     """
     try:
         entries = msgspec.json.decode(raw, type=dict[str, dict[str, msgspec.Raw]])
-        clip, ocr = (
-            {kind: msgspec.json.decode(entry, type=Entry) for kind, entry in types.items()}
-            for types in (entries.pop("clip", {}), entries.pop("ocr", {}))
-        )
+        here = ["clip", "ocr", *([FACES] if settings.faces_by == "insightface" else [])]
+        mine = {
+            task: {kind: msgspec.json.decode(entry, type=Entry) for kind, entry in types.items()}
+            for task in here
+            if (types := entries.pop(task, {}))
+        }
     except msgspec.DecodeError as error:
         raise Unprocessable(f"The entries have the wrong form: {error}.") from None
-    if not (clip or ocr or any(entries.values())):
+    if not (mine or any(entries.values())):
         raise Unprocessable("The entries name no task.")
     return Asked(
-        clip=_clip(clip) if clip else None,
-        ocr=_ocr(ocr, settings) if ocr else None,
+        clip=_clip(mine["clip"]) if "clip" in mine else None,
+        ocr=_ocr(mine["ocr"], settings) if "ocr" in mine else None,
+        faces=_faces(mine[FACES]) if FACES in mine else None,
         elsewhere=entries,
     )
 
@@ -142,11 +149,27 @@ def _ocr(types: Mapping[str, Entry], settings: Settings) -> Ocr:
     )
 
 
-def _options(given: dict[str, Any] | None, form: type[T], type_name: str) -> T:
+def _faces(types: Mapping[str, Entry]) -> FaceOptions:
+    if types.keys() != {"detection", "recognition"}:
+        raise Unprocessable(
+            f"Task {FACES} takes the types detection and recognition together, "
+            f"not {', '.join(sorted(types))}."
+        )
+    pack, other = (clean_name(types[kind].model_name) for kind in ("detection", "recognition"))
+    if pack not in PACKS or pack != other:
+        raise Unprocessable(
+            f"Task {FACES} takes one of {', '.join(PACKS)} for both of its types, "
+            f"not {pack} and {other}."
+        )
+    found = _options(types["detection"].options, _Detection, "detection", FACES)
+    return FaceOptions(pack) if found.min_score is None else FaceOptions(pack, found.min_score)
+
+
+def _options(given: dict[str, Any] | None, form: type[T], type_name: str, task: str = "ocr") -> T:
     try:
         return msgspec.convert(given or {}, form)
     except msgspec.ValidationError as error:
-        raise Unprocessable(f"Task ocr, type {type_name}: options: {error}.") from None
+        raise Unprocessable(f"Task {task}, type {type_name}: options: {error}.") from None
 
 
 def _or(given: T | None, default: T) -> T:
@@ -160,6 +183,18 @@ def clip_answer(embedding: Embedding) -> str:
     as the same float32.
     """
     return f"[{','.join(map(str, embedding))}]"
+
+
+def faces_answer(faces: list[Face]) -> list[dict[str, Any]]:
+    """Return faces as Immich wants them: boxes in whole pixels, embeddings as `clip_answer`."""
+    return [
+        {
+            "boundingBox": {"x1": face.x1, "y1": face.y1, "x2": face.x2, "y2": face.y2},
+            "embedding": clip_answer(face.embedding),
+            "score": face.score,
+        }
+        for face in faces
+    ]
 
 
 def ocr_answer(lines: list[Line]) -> dict[str, Any]:

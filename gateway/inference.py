@@ -13,10 +13,13 @@ from litestar.exceptions import ServiceUnavailableException
 from gateway.errors import InferenceError
 from indexer.models.batching import EngineBusy, EngineClosed
 from indexer.models.engine import Engine
+from indexer.models.faces import DIM as FACE_DIM
 from indexer.models.images import Photo
 from indexer.models.types import (
     ClipInfo,
     Embedding,
+    Face,
+    FaceOptions,
     ImageError,
     Lane,
     Line,
@@ -87,6 +90,24 @@ class Inference:
         return self._checked(
             await _answer_of(self._engine.embed_text(text, Lane.INTERACTIVE), "CLIP")
         )
+
+    async def find_faces(self, photo: Photo, options: FaceOptions) -> list[Face]:
+        """Find the faces in an image.
+
+        Raises:
+            ModelUnavailable, InferenceError
+        """
+        faces = await _answer_of(
+            self._engine.find_faces(photo, options, Lane.INTERACTIVE), "Face recognition"
+        )
+        for face in faces:
+            # Immich's column takes this many and no others, and all of a photo's faces fail.
+            if face.embedding.shape != (FACE_DIM,) or not np.isfinite(face.embedding).all():
+                raise InferenceError(
+                    f"The face models {options.pack} gave a vector of shape {face.embedding.shape} "
+                    f"where {FACE_DIM} finite numbers were due; check the files."
+                )
+        return faces
 
     async def clip_problem(self) -> str | None:
         """Why CLIP can't be served now, or None. Looks at the disk, so off the event loop."""

@@ -22,11 +22,11 @@ from msgspec import Meta
 
 from gateway.errors import AnyRequest, BadGateway, NotConfigured, Unprocessable
 from gateway.forms import read_form
-from gateway.immich_ml import FACES
+from gateway.immich_ml import FACES, faces_answer
 from gateway.openapi import MT_PHOTOS, Problem, multipart_operation
 from gateway.services import Services
 from indexer.models.images import Photo
-from indexer.models.types import Embedding, ImageError, Line, OcrOptions
+from indexer.models.types import Embedding, FaceOptions, ImageError, Line, OcrOptions
 
 _MAX_SIDE = 10_000
 _FACE_MODEL = "buffalo_l"
@@ -66,7 +66,7 @@ async def check(services: NamedDependency[Services]) -> dict[str, str]:
         "result": "pass",
         "title": "mt-photos-ai服务",
         "help": "https://mtmt.tech/docs/advanced/ocr_api",
-    } | (_FACES if services.immich_ml.configured else {})
+    } | (_FACES if services.settings.faces_by != "off" else {})
 
 
 @post(["/restart", "/restart_v2"], status_code=200, responses=_RESPONSES, summary="Does nothing")
@@ -139,26 +139,35 @@ async def clip_text(
     summary="Find the faces in an image",
 )
 async def represent(request: AnyRequest, services: NamedDependency[Services]) -> dict[str, Any]:
-    """Return an embedding and a box for each face; found by Immich's ML server at `IMMICH_API`."""
-    entries = {
-        FACES: {
-            "detection": {"modelName": _FACE_MODEL, "options": {"minScore": _FACE_MIN_SCORE}},
-            "recognition": {"modelName": _FACE_MODEL},
-        }
-    }
+    """Return an embedding and a box for each face; found here or at `IMMICH_API`, see `FACES`."""
     async with services.intake.turn(request):
         try:
-            image, _ = await _photo(request, services)
+            image, photo = await _photo(request, services)
         except ImageError as error:
             return _unreadable(error)
-        services.immich_ml.check(entries)
-        answer = await services.immich_ml.ask(entries, {"image": image}, request.headers)
+        if services.settings.faces_by == "insightface":
+            options = FaceOptions(_FACE_MODEL, _FACE_MIN_SCORE)
+            answer = {FACES: faces_answer(await services.inference.find_faces(photo, options))}
+        else:
+            answer = await _elsewhere(image, request, services)
     try:
         faces = msgspec.convert(answer.get(FACES), list[_Face])
         result = [_represented(face) for face in faces]
     except msgspec.DecodeError as error:
         raise BadGateway(f"Immich's ML server (IMMICH_API) answered no faces: {error}.") from None
     return {**_FACES, "result": result}
+
+
+async def _elsewhere(image: bytes, request: AnyRequest, services: Services) -> dict[str, Any]:
+    """Have the faces found by Immich's ML server; its answer, unchecked."""
+    entries = {
+        FACES: {
+            "detection": {"modelName": _FACE_MODEL, "options": {"minScore": _FACE_MIN_SCORE}},
+            "recognition": {"modelName": _FACE_MODEL},
+        }
+    }
+    services.immich_ml.check(entries)
+    return await services.immich_ml.ask(entries, {"image": image}, request.headers)
 
 
 def require_key(

@@ -19,8 +19,10 @@ from litestar.types import ControllerRouterHandler
 from gateway.errors import AnyRequest, Unprocessable
 from gateway.forms import read_form
 from gateway.immich_ml import (
+    FACES,
     Asked,
     clip_answer,
+    faces_answer,
     legacy_ocr_answer,
     ocr_answer,
     parse_entries,
@@ -56,8 +58,9 @@ async def ping() -> str:
     operation_class=multipart_operation(
         required={
             "entries": "JSON: `{task: {type: {modelName, options}}}`. Tasks `clip` (`visual` or "
-            "`textual`) and `ocr` (`detection` with `recognition`) are served here; others, "
-            "`facial-recognition` above all, are passed on to `IMMICH_API`."
+            "`textual`) and `ocr` (`detection` with `recognition`) are served here, "
+            "`facial-recognition` (the same two) with `FACES=insightface`; others are passed on "
+            "to `IMMICH_API`."
         },
         optional={"text": "For `clip` `textual`."},
         files={"image": "For every other task: an image file."},
@@ -68,7 +71,7 @@ async def ping() -> str:
         413: ResponseSpec(Problem, description="Larger than `MAX_IMAGE_BYTES`"),
         422: ResponseSpec(Problem, description="Bad entries, or a CLIP model not served here"),
         500: ResponseSpec(Problem, description="A model failed"),
-        501: ResponseSpec(Problem, description="Faces, and `IMMICH_API` isn't set"),
+        501: ResponseSpec(Problem, description="Faces, and `FACES` is off"),
         502: ResponseSpec(Problem, description="`IMMICH_API` doesn't answer"),
         503: ResponseSpec(
             Problem, description="Weights are missing (says which file), or too many requests wait"
@@ -146,8 +149,10 @@ def _check(asked: Asked, parts: dict[str, bytes], services: Services) -> None:
     if "image" not in parts and "text" not in parts:
         raise ClientException("Either image or text must be provided.")
     textual = asked.clip is not None and asked.clip.kind == "textual"
-    if "image" not in parts and (asked.ocr or not textual):
-        raise ClientException("Task ocr, and type visual of clip, take an image, not a text.")
+    if "image" not in parts and (asked.ocr or asked.faces or not textual):
+        raise ClientException(
+            "Tasks ocr and facial-recognition, and type visual of clip, take an image, not a text."
+        )
     if "text" not in parts and textual:
         raise ClientException("Type textual of clip takes a text, not an image.")
 
@@ -155,10 +160,12 @@ def _check(asked: Asked, parts: dict[str, bytes], services: Services) -> None:
 async def _here(asked: Asked, parts: dict[str, bytes], services: Services) -> dict[str, Any]:
     """Do what is done by this server's own models."""
     photo = await services.inference.decode(parts["image"]) if "image" in parts else None
-    clip, ocr = await asyncio.gather(
-        _clip(asked, photo, parts, services), _ocr(asked, photo, services)
+    clip, ocr, faces = await asyncio.gather(
+        _clip(asked, photo, parts, services),
+        _ocr(asked, photo, services),
+        _faces(asked, photo, services),
     )
-    answer = clip | ocr
+    answer = clip | ocr | faces
     if photo:
         answer |= {"imageHeight": photo.height, "imageWidth": photo.width}
     return answer
@@ -179,6 +186,12 @@ async def _ocr(asked: Asked, photo: Photo | None, services: Services) -> dict[st
         return {}
     lines = await services.inference.read_text(photo, asked.ocr.options)
     return legacy_ocr_answer(lines, photo) if asked.ocr.legacy else {"ocr": ocr_answer(lines)}
+
+
+async def _faces(asked: Asked, photo: Photo | None, services: Services) -> dict[str, Any]:
+    if asked.faces is None or photo is None:
+        return {}
+    return {FACES: faces_answer(await services.inference.find_faces(photo, asked.faces))}
 
 
 async def _elsewhere(

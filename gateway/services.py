@@ -34,7 +34,7 @@ class Services:
         self.replica = _replica(settings, self.database)
         # What is ranked and read for a search; who may see what is asked of the primary.
         self.searching: Queries = self.replica or self.database
-        self.immich_ml = ImmichMl(settings.immich_api)
+        self.immich_ml = ImmichMl(settings.immich_api, faces=settings.faces_by == "forward")
         self.users = ImmichUsers(settings.immich_url)
 
     async def open(self) -> None:

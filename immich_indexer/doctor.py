@@ -14,6 +14,7 @@ from rich.text import Text
 from immich_indexer.runtime import database
 from indexer.media import Media, MediaAwayError
 from indexer.models.engine import Engine
+from indexer.models.types import FaceOptions
 from indexer.queue import recorded_clip_model
 from indexer.settings import Settings
 from pg.connect import Connection, UnreachableError, UrlError, address, connect
@@ -78,6 +79,12 @@ def _models(settings: Settings) -> Iterator[Finding]:
         yield Finding("CLIP", "not available; text is indexed all the same", problem, fatal=False)
     else:
         yield Finding("CLIP", f"{info.name}, {info.dim} dimensions")
+    if settings.faces_by == "insightface":
+        problem = engine.faces_problem(FaceOptions().pack)
+        yield Finding("faces", "found here by InsightFace", problem or "", fatal=False)
+    elif settings.faces_by == "forward":
+        advice = "" if settings.immich_api else "set IMMICH_API to Immich's own ML server"
+        yield Finding("faces", f"passed on to {settings.immich_api or 'nobody'}", advice)
 
 
 def _extensions(connection: Connection) -> Iterator[Finding]:

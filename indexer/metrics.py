@@ -51,7 +51,7 @@ class Metrics:
         )
         self.inference = Histogram(
             "inference_seconds",
-            "How long a batch took to compute, by model (ocr, clip-image, clip-text) and lane.",
+            "How long a batch took to compute: ocr, clip-image, clip-text or faces, by lane.",
             ["model", "lane"],
             namespace=_NAMESPACE,
             registry=self.registry,

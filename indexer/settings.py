@@ -90,6 +90,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Literal["huggingface", "modelscope", "off"],
         Meta(description="Where missing CLIP weights are fetched from."),
     ] = "huggingface"
+    faces: Annotated[
+        Literal["auto", "insightface", "forward", "off"],
+        Meta(
+            description="`insightface`: found here (`pip install '.[faces]'`). `forward`: passed "
+            "on to `IMMICH_API`. `auto`: forward where that is set, else off."
+        ),
+    ] = "auto"
+    insightface_home: Annotated[
+        Path,
+        Meta(
+            description="Where InsightFace's models are: `models/buffalo_l/*.onnx` and the like. "
+            "None are downloaded."
+        ),
+    ] = Path("~/.insightface")
     device: Annotated[
         str, Meta(description="`auto` (CUDA where there is one), `cpu`, `cuda`, `cuda:1`, …")
     ] = "auto"
@@ -176,7 +190,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     ] = ""
     immich_api: Annotated[
         str,
-        Meta(description="Immich's own machine-learning server, for faces. Empty: no faces."),
+        Meta(
+            description="Immich's own machine-learning server, for faces and whatever else isn't "
+            "done here. Empty: none."
+        ),
     ] = ""
     immich_url: Annotated[
         str,
@@ -219,6 +236,13 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     def attached(self) -> bool:
         """True where a database is named (Immich's), False in folder mode."""
         return bool(self.db_url or self.db_hostname)
+
+    @property
+    def faces_by(self) -> Literal["insightface", "forward", "off"]:
+        """Who finds faces."""
+        if self.faces == "auto":
+            return "forward" if self.immich_api else "off"
+        return self.faces
 
     @property
     def database_url(self) -> str:

@@ -15,11 +15,14 @@ from indexer.models import clip, images
 from indexer.models.batching import BatchThread, EngineClosed, Observe, Run, ThreadStats, Turns
 from indexer.models.clip import Embeddings
 from indexer.models.clip_loader import ClipLoader
+from indexer.models.faces import FaceFinder
 from indexer.models.images import Photo
 from indexer.models.ocr import OcrReader
 from indexer.models.types import (
     ClipInfo,
     Embedding,
+    Face,
+    FaceOptions,
     Lane,
     Line,
     ModelUnavailable,
@@ -48,16 +51,17 @@ class EngineStats(TypedDict):
     ocr: ThreadStats
     clip_image: ThreadStats
     clip_text: ThreadStats
+    faces: ThreadStats
     cached_texts: int
 
 
 class Engine:
     """The models of a process, for all its threads; made once and passed down.
 
-    Three threads: text is read, pictures are embedded and texts are embedded side by side, each
-    with an interactive lane ahead of a bulk lane (`BatchThread` has the rules). On the CPU the two
-    that take pictures also take turns, so that whichever computes has all the cores. Texts
-    don't wait for a turn: they are a person's query, and short.
+    A thread each: text is read, pictures are embedded, texts are embedded and faces are found side
+    by side, each with an interactive lane ahead of a bulk lane (`BatchThread` has the rules). On
+    the CPU those that take pictures also take turns, so that whichever computes has all the cores.
+    Texts don't wait for a turn: they are a person's query, and short.
 
     Futures fail with ModelUnavailable (can't be loaded; says what to do), EngineBusy (too many
     interactive requests are waiting), EngineClosed, TimeLimitError (took longer than
@@ -97,6 +101,10 @@ class Engine:
         )
         self._clip_text = BatchThread(
             "clip-text", self._prepare_clip_text, watchdog, max_batch=MAX_TEXTS, observe=observe
+        )
+        self._face_finder = FaceFinder(settings, self._threads)
+        self._faces = BatchThread(
+            "faces", self._prepare_faces, watchdog, max_batch=1, observe=observe
         )
         self._texts: OrderedDict[str, Embedding] = OrderedDict()
         self._texts_lock = threading.Lock()
@@ -178,24 +186,33 @@ class Engine:
         future.set_result(cached)
         return future
 
+    def find_faces(self, photo: Photo, options: FaceOptions, lane: Lane) -> Future[list[Face]]:
+        """Find the faces in a photo, the surest first."""
+        return self._faces.submit((photo, options), lane)
+
+    def faces_problem(self, pack: str) -> str | None:
+        """Say why a pack of face models can't be used and what to do; None when it can."""
+        return self._face_finder.problem(pack)
+
     def stats(self) -> EngineStats:
         """Return how much waits, runs, and was done, by model and lane."""
         return {
             "ocr": self._ocr.stats(),
             "clip_image": self._clip_image.stats(),
             "clip_text": self._clip_text.stats(),
+            "faces": self._faces.stats(),
             "cached_texts": len(self._texts),
         }
 
     def close(self) -> None:
         """Wait for what is running, fail what is waiting with EngineClosed. Can be repeated."""
         self._decoders.shutdown(wait=False, cancel_futures=True)
-        for thread in (self._ocr, self._clip_image, self._clip_text):
+        for thread in (self._ocr, self._clip_image, self._clip_text, self._faces):
             thread.close()
 
     def _stuck(self, what: str) -> None:
         log.error("%s and can't be ended: only a new process helps", what)
-        for thread in (self._ocr, self._clip_image, self._clip_text):
+        for thread in (self._ocr, self._clip_image, self._clip_text, self._faces):
             thread.abandon(f"{what}: this process has to be started anew")
         if self._on_stuck:
             self._on_stuck()
@@ -239,6 +256,14 @@ class Engine:
             return embeddings
 
         return run, nullcontext()
+
+    def _prepare_faces(
+        self,
+    ) -> tuple[Run[tuple[Photo, FaceOptions], list[Face]], AbstractContextManager[object]]:
+        def run(requests: list[tuple[Photo, FaceOptions]]) -> Sequence[list[Face]]:
+            return [self._face_finder.find(photo, options) for photo, options in requests]
+
+        return run, self._turn(self._face_finder.on_cpu)
 
     def _turn(self, on_cpu: bool) -> AbstractContextManager[object]:
         return self._turns if on_cpu else nullcontext()

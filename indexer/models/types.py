@@ -85,6 +85,37 @@ class ClipInfo:
     resolution: int
 
 
+@dataclass(frozen=True, slots=True)
+class FaceOptions:
+    """How to look for faces.
+
+    Attributes:
+        pack: InsightFace's name of a detector and a recogniser that belong together.
+        min_score: faces that score less are dropped, 0..1.
+    """
+
+    pack: str = "buffalo_l"
+    min_score: float = 0.7
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Face:
+    """A face found in an image.
+
+    Attributes:
+        x1, y1, x2, y2: its box, in whole pixels of the upright image; may reach beyond it.
+        score: how sure the detector is, 0..1.
+        embedding: (512,) float32, as the recogniser gives it: of no particular length.
+    """
+
+    x1: int
+    y1: int
+    x2: int
+    y2: int
+    score: float
+    embedding: npt.NDArray[np.float32]
+
+
 Embedding = npt.NDArray[np.float32]
 """A CLIP embedding, shape (dim,), float32, of length 1."""
 
