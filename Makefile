@@ -5,7 +5,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test check format clean
+.PHONY: demo test check bench format clean
 
 demo: $(READY)
 	@$(BIN)/immich-indexer demo $(if $(PHOTOS),--photos "$(PHOTOS)") $(if $(filter-out 0,$(ONCE)),--once)
@@ -18,6 +18,10 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+# make bench ARGS='--quick --only clip,ocr'; what the figures mean: docs/performance.md
+bench: $(READY)
+	@$(BIN)/python -m bench $(ARGS)
 
 format: $(READY)
 	$(BIN)/ruff check --fix .

@@ -1,0 +1,109 @@
+"""The libraries, used as their READMEs show: cn-clip eager, RapidOCR with its defaults.
+
+https://github.com/OFA-Sys/Chinese-CLIP#api-use-case, https://pypi.org/project/rapidocr-onnxruntime.
+Runs in a process of its own (`Contender`). Everything returns seconds.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from indexer.models.clip import import_cn_clip
+
+
+class Library:
+    """cn_clip and RapidOCR, one picture a call.
+
+    Args:
+        clip_model: one of cn_clip's names.
+        root: folder of its weights.
+        photos: files to work on; methods take their numbers.
+    """
+
+    def __init__(self, clip_model: str, root: Path, photos: Sequence[Path]) -> None:
+        self._clip_model = clip_model
+        self._root = root
+        self._photos = photos
+        self._opened: dict[int, Image.Image] = {}
+
+    @cached_property
+    def _clip(self) -> tuple[Any, Any, Any, str]:
+        cn_clip = import_cn_clip()
+        import torch
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        model, preprocess = cn_clip.load_from_name(
+            self._clip_model, device=device, download_root=str(self._root)
+        )
+        model.eval()
+        return cn_clip, model, preprocess, device
+
+    @cached_property
+    def _ocr(self) -> Any:
+        from rapidocr_onnxruntime import RapidOCR
+
+        return RapidOCR()
+
+    def images(self, photos: Sequence[int]) -> float:
+        """Embed pictures that are in memory."""
+        pictures = [self._picture(number) for number in photos]
+        self._load_clip()
+        started = time.perf_counter()
+        for picture in pictures:
+            self._embed(picture)
+        return time.perf_counter() - started
+
+    def texts(self, texts: list[str]) -> float:
+        """Embed texts, as one batch."""
+        import torch
+
+        cn_clip, model, _, device = self._clip
+        started = time.perf_counter()
+        with torch.no_grad():
+            features = model.encode_text(cn_clip.tokenize(texts).to(device))
+            features /= features.norm(dim=-1, keepdim=True)
+            features.cpu()
+        return time.perf_counter() - started
+
+    def read(self, photos: Sequence[int]) -> float:
+        """Read the text in pictures that are in memory."""
+        pictures = [np.asarray(self._picture(number))[:, :, ::-1] for number in photos]
+        ocr = self._ocr
+        started = time.perf_counter()
+        for picture in pictures:
+            ocr(picture)
+        return time.perf_counter() - started
+
+    def photos(self, photos: Sequence[int]) -> float:
+        """Embed and read photos, from their files."""
+        ocr = self._ocr
+        self._load_clip()
+        started = time.perf_counter()
+        for number in photos:
+            self._embed(Image.open(self._photos[number]))
+            ocr(str(self._photos[number]))
+        return time.perf_counter() - started
+
+    def _load_clip(self) -> None:
+        _ = self._clip
+
+    def _picture(self, number: int) -> Image.Image:
+        if number not in self._opened:
+            self._opened[number] = Image.open(self._photos[number]).convert("RGB")
+        return self._opened[number]
+
+    def _embed(self, picture: Image.Image) -> None:
+        import torch
+
+        _, model, preprocess, device = self._clip
+        with torch.no_grad():
+            features = model.encode_image(preprocess(picture).unsqueeze(0).to(device))
+            features /= features.norm(dim=-1, keepdim=True)
+            features.cpu()
