@@ -1,4 +1,4 @@
-"""The product: its models by themselves (bare inference), and as they are served.
+"""The product: its engine by itself (bare inference), and as it is served.
 
 Runs in a process of its own (`Contender`), as `immich-indexer serve` does. Where nothing else is
 said, methods return seconds.
@@ -10,6 +10,7 @@ import itertools
 import queue
 import time
 from collections.abc import Sequence
+from concurrent.futures import Future
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, Literal
@@ -22,8 +23,9 @@ from gateway.database import Database
 from gateway.server import running
 from immich_indexer.runtime import configure_logging, prepare
 from indexer import library
+from indexer.models.engine import Engine
 from indexer.models.images import Photo, decode
-from indexer.models.types import Lane, OcrOptions
+from indexer.models.types import Embedding, Lane, Line, OcrOptions
 from indexer.queue import Failure, Outcome
 from indexer.settings import Settings
 from indexer.shared import SharedEngine
@@ -36,75 +38,66 @@ Kind = Literal["image", "text", "ocr"]
 
 
 class Product:
-    """The models of the product, called directly: bare inference.
+    """The product's engine by itself: bare inference, without HTTP, queue and database.
 
     Args:
         settings: the settings in force.
-        url: of a database, or None.
         photos: files to work on; methods take their numbers.
+        engine: None: a new one.
     """
 
-    def __init__(self, settings: Settings, url: str | None, photos: Sequence[Path]) -> None:
+    def __init__(
+        self, settings: Settings, photos: Sequence[Path], engine: Engine | None = None
+    ) -> None:
         configure_logging("warning")
         self.settings = settings
-        self.engine = SharedEngine(settings, url)
+        self.engine = engine or Engine(settings)
         self._photos = [path.read_bytes() for path in photos]
         self._decoded: dict[int, Photo] = {}
         self._options = OcrOptions()
 
     def images(self, photos: Sequence[int]) -> float:
-        """Embed decoded photos, as one batch."""
+        """Embed decoded photos, all asked for at once."""
         pictures = [self._picture(number) for number in photos]
-        run, _ = self.engine._prepare_clip_image()
         started = time.perf_counter()
-        run(pictures)
+        _wait([self._embed(picture) for picture in pictures])
         return time.perf_counter() - started
 
     def texts(self, texts: list[str]) -> float:
-        """Embed texts, as one batch."""
-        run, _ = self.engine._prepare_clip_text()
+        """Embed texts, all asked for at once; new ones, the engine remembers."""
         started = time.perf_counter()
-        run(texts)
+        _wait([self.engine.embed_text(text, Lane.INTERACTIVE) for text in texts])
         return time.perf_counter() - started
 
     def read(self, photos: Sequence[int]) -> float:
-        """Read the text in decoded photos."""
+        """Read the text in decoded photos, all asked for at once."""
         pictures = [self._picture(number) for number in photos]
-        run, _ = self.engine._prepare_ocr()
         started = time.perf_counter()
-        for picture in pictures:
-            run([(picture, self._options)])
+        _wait([self._read(picture) for picture in pictures])
         return time.perf_counter() - started
 
     def photos(self, photos: Sequence[int]) -> float:
-        """Embed and read photos one by one, from their bytes, one thing after another."""
-        embed, _ = self.engine._prepare_clip_image()
-        read, _ = self.engine._prepare_ocr()
+        """Embed and read photos, from their bytes."""
         started = time.perf_counter()
+        under_way: list[Future[Any]] = []
         for number in photos:
             photo = self._decode(self._photos[number])
-            embed([photo])
-            read([(photo, self._options)])
+            under_way += [self._embed(photo), self._read(photo)]
+        _wait(under_way)
         return time.perf_counter() - started
 
     def one(self, kind: Kind, photo: int, number: int) -> float:
         """Do what one request asks for, from the bytes of a photo, or a text that is new."""
         if kind == "text":
             return self.texts(texts(1, number))
-        embed, _ = self.engine._prepare_clip_image()
-        read, _ = self.engine._prepare_ocr()
         started = time.perf_counter()
         decoded = self._decode(self._photos[photo])
-        if kind == "image":
-            embed([decoded])
-        else:
-            read([(decoded, self._options)])
+        _wait([self._embed(decoded) if kind == "image" else self._read(decoded)])
         return time.perf_counter() - started
 
     def longest_line(self, number: int) -> str:
         """The longest line in a photo; '' where there is none."""
-        run, _ = self.engine._prepare_ocr()
-        (lines,) = run([(self._picture(number), self._options)])
+        lines = self._read(self._picture(number)).result(PATIENCE_SECONDS)
         return max((line.text for line in lines), key=len, default="")
 
     def about(self) -> dict[str, str]:
@@ -125,6 +118,14 @@ class Product:
         if number not in self._decoded:
             self._decoded[number] = self._decode(self._photos[number])
         return self._decoded[number]
+
+    # Of the class itself: what `SharedEngine` adds is no part of bare inference.
+
+    def _embed(self, photo: Photo) -> Future[Embedding]:
+        return Engine.embed_image(self.engine, photo, Lane.BULK)
+
+    def _read(self, photo: Photo) -> Future[list[Line]]:
+        return Engine.read_text(self.engine, photo, self._options, Lane.BULK)
 
     def _decode(self, data: bytes) -> Photo:
         return decode(
@@ -147,16 +148,17 @@ class Service(Product):
     def __init__(self, settings: Settings, url: str, folder: Path, photos: Sequence[Path]) -> None:
         settings = msgspec.structs.replace(settings, photos_dir=folder)
         prepare(url, settings, choose_clip_model=True)
-        super().__init__(settings, url, photos)
+        engine = SharedEngine(settings, url)
+        super().__init__(settings, photos, engine)
         self._folder = folder
         self._stack = ExitStack()
         self._database = self._stack.enter_context(connect(url))
         self._outcomes: queue.SimpleQueue[Outcome] = queue.SimpleQueue()
         self._numbers = itertools.count()
-        self._worker = Worker(settings, url, self.engine, self._outcomes.put)
+        self._worker = Worker(settings, url, engine, self._outcomes.put)
         self._worker.start()
         self._stack.callback(self._worker.stop)
-        app = create_app(settings, self.engine, Database(url))
+        app = create_app(settings, engine, Database(url))
         self.url = self._stack.enter_context(running(app, settings))
 
     def address(self) -> str:
@@ -235,3 +237,8 @@ class Service(Product):
             stats[model]["running"] or any(stats[model]["waiting"].values())
             for model in ("ocr", "clip_image")
         )
+
+
+def _wait(under_way: Sequence[Future[Any]]) -> None:
+    for future in under_way:
+        future.result(PATIENCE_SECONDS)

@@ -14,7 +14,7 @@ from bench.stage import Stage
 
 Section = Callable[[Stage], Iterator[Row]]
 
-# Eager torch takes the pictures one by one, so a few tell as much as a batch.
+# It takes pictures one by one, so a few tell as much as a batch.
 _LIBRARY_IMAGES = 3
 _BATCHES = (1, 8, 32)
 _CLIENTS = (1, 4, 16)
@@ -44,7 +44,7 @@ def clip(stage: Stage) -> Iterator[Row]:
             return batch / stage.product(name).call(Product.images, chosen)
 
         yield from _beside_library(
-            stage, "CLIP", f"batch {batch}", "images/s", library, product, goals
+            stage, "CLIP", f"{batch} at once", "images/s", library, product, goals
         )
 
 
@@ -60,7 +60,7 @@ def text(stage: Stage) -> Iterator[Row]:
             return batch / stage.product(name).call(Product.texts, texts(batch, number))
 
         yield from _beside_library(
-            stage, "text", f"batch {batch}", "texts/s", library, product, goals
+            stage, "text", f"{batch} at once", "texts/s", library, product, goals
         )
 
 

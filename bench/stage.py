@@ -112,7 +112,7 @@ class Stage:
     @cached_property
     def auto(self) -> Contender[Product]:
         """The product's models with its defaults."""
-        return self._start("auto", Contender(Product, self._settings, None, self._paths))
+        return self._start("auto", Contender(Product, self._settings, self._paths))
 
     @property
     def products(self) -> list[str]:
@@ -127,7 +127,7 @@ class Stage:
     def exact(self) -> Contender[Product]:
         """The product's models with PRECISION=exact."""
         settings = msgspec.structs.replace(self._settings, precision="exact")
-        return self._start("exact", Contender(Product, settings, None, self._paths))
+        return self._start("exact", Contender(Product, settings, self._paths))
 
     @cached_property
     def service(self) -> Contender[Service]:
