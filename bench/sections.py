@@ -9,7 +9,8 @@ from itertools import count
 from bench.library import Library
 from bench.material import cycle, texts
 from bench.measure import Figure, Row, latencies, latency, rates
-from bench.product import Kind, Product, Service
+from bench.product import Kind, Product
+from bench.service import Service
 from bench.stage import Stage
 
 Section = Callable[[Stage], Iterator[Row]]

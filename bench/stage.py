@@ -17,7 +17,8 @@ from bench.contender import Contender
 from bench.library import Library
 from bench.material import previews, write_random_weights
 from bench.measure import in_turns
-from bench.product import Product, Service
+from bench.product import Product
+from bench.service import Service
 from indexer.models.clip_loader import FILES
 from indexer.settings import Settings, SettingsError
 from pg.connect import connect
