@@ -9,7 +9,7 @@ from litestar import Litestar
 from litestar.datastructures import State
 from litestar.di import Provide
 
-from gateway import health, metrics, mtphotos, openapi, predict, reprocess, search
+from gateway import health, metrics, mtphotos, openapi, predict, previews, reprocess, search
 from gateway.access_log import access_log
 from gateway.database import Queries
 from gateway.errors import EXCEPTION_HANDLERS
@@ -62,6 +62,7 @@ def create_app(
             health.live,
             health.ready,
             metrics.metrics,
+            previews.preview,
         ],
         lifespan=[lifespan],
         state=State({"services": services}),

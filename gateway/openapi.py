@@ -63,6 +63,9 @@ def config() -> OpenAPIConfig:
                     security_scheme_in="header",
                     description="The key in API_KEY.",
                 ),
+                "previews-key": SecurityScheme(
+                    type="http", scheme="bearer", description="The key in PREVIEWS_KEY."
+                ),
             }
         ),
     )
@@ -77,6 +80,10 @@ IMMICH_USER: list[SecurityRequirement] = [
 
 MT_PHOTOS: list[SecurityRequirement] = [{"mt-photos-key": []}]
 """Security of MT Photos' routes."""
+
+
+PREVIEWS: list[SecurityRequirement] = [{"previews-key": []}]
+"""Security of the previews for workers."""
 
 
 def multipart_operation(

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import UUID
 
 import msgspec
 import psycopg
@@ -14,9 +16,10 @@ from rich.text import Text
 from immich_indexer.runtime import database
 from indexer.media import Media, MediaAwayError
 from indexer.models.engine import Engine
-from indexer.models.types import FaceOptions
+from indexer.models.types import FaceOptions, ImageError
+from indexer.previews import previews
 from indexer.queue import recorded_clip_model
-from indexer.settings import Settings
+from indexer.settings import Settings, SettingsError
 from pg.connect import Connection, UnreachableError, UrlError, address, connect
 from pg.embedded import ServerError
 from pg.migrate import stale_rows
@@ -162,10 +165,14 @@ def _search_replica(settings: Settings) -> Iterator[Finding]:
 
 def _media(connection: Connection, settings: Settings) -> Iterator[Finding]:
     row = connection.execute(
-        "SELECT path FROM public.asset_file WHERE type = 'preview' ORDER BY id DESC LIMIT 1"
+        "SELECT path, \"assetId\" FROM public.asset_file WHERE type = 'preview'"
+        " ORDER BY id DESC LIMIT 1"
     ).fetchone()
     if row is None:
         yield Finding("media", "no preview in the database yet")
+        return
+    if settings.previews_url:
+        yield _fetched(settings, *row)
         return
     media = Media.parse(settings.media_map)
     here = Path(row[0])
@@ -180,3 +187,14 @@ def _media(connection: Connection, settings: Settings) -> Iterator[Finding]:
         except MediaAwayError as away:
             advice = f"{away} Or set MEDIA_MAP=THERE=HERE"
         yield Finding("media", f"{here} (Immich: {row[0]})", advice)
+
+
+def _fetched(settings: Settings, path: str, asset_id: UUID) -> Finding:
+    try:
+        with closing(previews(settings)) as source:
+            source.read(asset_id, path)
+    except (SettingsError, MediaAwayError) as error:
+        return Finding("media", f"not from {settings.previews_url}", str(error))
+    except (OSError, ImageError) as error:
+        return Finding("media", f"{settings.previews_url} has no {path}", str(error), fatal=False)
+    return Finding("media", f"fetched from {settings.previews_url}")

@@ -67,6 +67,17 @@ class Media:
                 return here / pure.relative_to(there)
         return Path(path)
 
+    def folder(self, path: str) -> Path | None:
+        """The folder on this machine that all previews beside `path` are in; None: can't tell."""
+        pure = PurePosixPath(path)
+        for there, here in self.mounts:
+            if pure.is_relative_to(there):
+                return here
+        # Unmapped: Immich's previews are all in one folder.
+        if not self.mounts and "thumbs" in pure.parts:
+            return Path(*pure.parts[: pure.parts.index("thumbs") + 1])
+        return None
+
     def check_present(self, path: str) -> None:
         """Tell a missing file from a missing mount, after `path` couldn't be read.
 
@@ -84,11 +95,6 @@ class Media:
             raise MediaAwayError(f"{root} is missing or empty: is the media folder mounted?")
 
     def _root(self, path: str) -> Path:
-        pure = PurePosixPath(path)
-        for there, here in self.mounts:
-            if pure.is_relative_to(there):
-                return here
-        # Unmapped: Immich's previews are all in one folder. Else the first folder below /.
-        if not self.mounts and "thumbs" in pure.parts:
-            return Path(*pure.parts[: pure.parts.index("thumbs") + 1])
-        return Path(*pure.parts[:2]) if pure.is_absolute() else Path(pure.parts[0])
+        """`folder`, or else the first folder below /."""
+        parts = PurePosixPath(path).parts
+        return self.folder(path) or Path(*parts[: 2 if path.startswith("/") else 1])

@@ -11,9 +11,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
 
-from indexer.media import Media
 from indexer.models.batching import EngineClosed
-from indexer.models.images import Photo, read
+from indexer.models.images import Photo
 from indexer.models.types import (
     Embedding,
     ImageError,
@@ -23,6 +22,7 @@ from indexer.models.types import (
     OcrOptions,
     TimeLimitError,
 )
+from indexer.previews import previews
 from indexer.queue import Failure, FileStamp, Job, Outcome, Task, Text, Unchanged, Vector
 from indexer.settings import Settings
 from indexer.shared import SharedEngine
@@ -50,9 +50,7 @@ class Processor:
     def __init__(self, settings: Settings, engine: SharedEngine) -> None:
         self._settings = settings
         self._engine = engine
-        self._media = Media.parse(
-            settings.media_map, None if settings.attached else settings.photos_dir
-        )
+        self._previews = previews(settings)
 
     def run(
         self, jobs: Sequence[Job], options: OcrOptions, stop: threading.Event
@@ -62,7 +60,7 @@ class Processor:
         When `stop` is set no further photo is begun; its jobs have no outcome.
 
         Raises:
-            MediaAwayError: the media folder is away.
+            MediaAwayError: the media folder, or the gateway that has it, is away.
             ModelUnavailable: a model can't be loaded.
             TimeLimitError: of several photos in one inference, one took too long, or all.
         """
@@ -87,22 +85,23 @@ class Processor:
                     yield from self._collect(begun)
             raise
 
+    def close(self) -> None:
+        """Let go of connections."""
+        self._previews.close()
+
     def _start(self, jobs: list[Job], options: OcrOptions) -> _Started | list[Outcome]:
         """Read and decode a photo, and ask for what its jobs need of it."""
         path = jobs[0].path
         if path is None:
             return _all(jobs, Failure("the photo has no preview", "no preview", permanent=True))
         try:
-            here = self._media.locate(path)
-            file = FileStamp.of(here)
-            data = read(here, max_bytes=self._settings.max_image_bytes)
+            preview = self._previews.read(jobs[0].asset_id, path)
             photo = self._engine.decode(
-                data,
+                preview.data,
                 max_bytes=self._settings.max_image_bytes,
                 max_pixels=self._settings.max_image_pixels,
             ).result()
         except OSError as error:
-            self._media.check_present(path)
             reason = f"can't read {path}: {error.strerror or type(error).__name__}"
             return _all(jobs, Failure(reason, "unreadable file", permanent=False))
         except ImageError as error:
@@ -116,7 +115,7 @@ class Processor:
             for job in jobs
             if not self._unchanged(job, photo, options)
         }
-        return _Started(photo, file, options, jobs, inferences)
+        return _Started(photo, preview.file, options, jobs, inferences)
 
     def _infer(
         self, job: Job, photo: Photo, options: OcrOptions

@@ -164,6 +164,8 @@ class Reconciler:
         self._folder = folder
         self._on_clip_model = on_clip_model
         self._media = Media.parse(settings.media_map)
+        # Folders are scanned; what is fetched is looked at by those who have the files.
+        self._has_files = not (folder or settings.previews_url)
         self._next_files = 0.0
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="reconciler", daemon=True)
@@ -198,7 +200,7 @@ class Reconciler:
         wanted = config.cn_clip if config else None
         if wanted not in (None, self._settings.clip_model) and self._on_clip_model:
             self._on_clip_model(str(wanted))
-        elif not self._folder and time.monotonic() >= self._next_files:
+        elif self._has_files and time.monotonic() >= self._next_files:
             self._next_files = time.monotonic() + _FILES_INTERVAL_SECONDS
             if changed := find_changed_files(connection, self._media, self._stop):
                 log.info("%d files had changed at the same path", changed)

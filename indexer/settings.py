@@ -14,7 +14,9 @@ from urllib.parse import quote
 import msgspec
 from msgspec import Meta
 
-SECRET_FIELDS = frozenset({"db_url", "search_db_url", "db_password", "api_key", "ml_key"})
+SECRET_FIELDS = frozenset(
+    {"db_url", "search_db_url", "db_password", "api_key", "ml_key", "previews_key"}
+)
 
 
 class SettingsError(ValueError):
@@ -65,6 +67,21 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         Meta(
             description="Where Immich's media folder is mounted here, as `THERE=HERE`, several "
             "separated by `;`, e.g. `/data=/mnt/immich`. Empty: the same path."
+        ),
+    ] = ""
+    previews_url: Annotated[
+        str,
+        Meta(
+            description="For a worker without the media folder: the gateway that it fetches "
+            "previews from, e.g. `http://192.168.1.10:3003`."
+        ),
+    ] = ""
+    previews_key: Annotated[
+        str,
+        Meta(
+            pattern=r"^([A-Za-z0-9_-]{16,})?$",
+            description="Key that such workers send and the gateway asks for: 16 or more of "
+            "`A-Z a-z 0-9 _ -`. Empty: the gateway serves no previews.",
         ),
     ] = ""
     tokenizer: Annotated[

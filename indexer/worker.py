@@ -107,6 +107,7 @@ class Worker:
         for thread in self._threads:
             thread.join()
         self._listener.stop()
+        self._processor.close()
 
     def wait(self, timeout: float | None = None) -> bool:
         """Wait until stopped; True if it was."""

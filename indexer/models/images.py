@@ -72,7 +72,7 @@ def read(path: Path, *, max_bytes: int) -> bytes:
         OSError: the file isn't there or can't be read; unchanged.
         ImageError: it is larger than `max_bytes`, or a pipe or a device, which never end.
     """
-    with open(path, "rb", opener=_open_at_once) as file:
+    with open(path, "rb", opener=open_at_once) as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise ImageError("not a file")
@@ -82,7 +82,7 @@ def read(path: Path, *, max_bytes: int) -> bytes:
         return data
 
 
-def _open_at_once(path: str, flags: int) -> int:
+def open_at_once(path: str, flags: int) -> int:
     """Open without waiting for somebody to write into a pipe."""
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 

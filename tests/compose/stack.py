@@ -23,7 +23,8 @@ STOCK = Path(__file__).parent / "immich" / "docker-compose.yml"
 SETTINGS = {field.name.upper() for field in msgspec.structs.fields(Settings)}
 
 BASE, ADDON = "docker-compose.yml", "docker-compose.addon.yml"
-REMOTE, NVIDIA_WORKER = "docker-compose.remote-worker.yml", "docker-compose.nvidia-worker.yml"
+REMOTE, REMOTE_NFS = "docker-compose.remote-worker.yml", "docker-compose.remote-worker-nfs.yml"
+NVIDIA_WORKER = "docker-compose.nvidia-worker.yml"
 WORKERS = "docker-compose.workers.yml"
 OVERRIDES = [
     "docker-compose.nvidia.yml",
@@ -32,7 +33,7 @@ OVERRIDES = [
     "docker-compose.juicefs.yml",
     "docker-compose.monitoring.yml",
 ]
-FILES = [BASE, ADDON, *OVERRIDES, NVIDIA_WORKER, REMOTE]
+FILES = [BASE, ADDON, *OVERRIDES, NVIDIA_WORKER, REMOTE, REMOTE_NFS]
 MERGES = [
     [BASE],
     *([BASE, override] for override in OVERRIDES),
@@ -43,10 +44,14 @@ MERGES = [
     [ADDON, *OVERRIDES, NVIDIA_WORKER],
     [REMOTE],
     [REMOTE, NVIDIA_WORKER],
+    [REMOTE_NFS],
+    [REMOTE_NFS, NVIDIA_WORKER],
 ]
 
 # What somebody has written into .env beside example.env.
 ENV = {
+    "PREVIEWS_URL": "http://192.0.2.1:3003",
+    "PREVIEWS_KEY": "0123456789abcdef",
     "NFS_SERVER": "192.0.2.1",
     "NFS_THUMBS": "/srv/immich/thumbs",
     "JUICEFS_META_URL": "redis://192.0.2.1:6379/1",
@@ -124,7 +129,7 @@ def merge(folder: Path, files: list[str]) -> dict[str, Any]:
     environment = {"PATH": "/usr/bin:/bin", "HOME": str(folder)}
     if ADDON in files:
         paths.insert(0, folder / "immich" / "docker-compose.yml")
-    if REMOTE in files:
+    if REMOTE in files or REMOTE_NFS in files:
         environment["DB_HOSTNAME"] = "192.0.2.1"
     command = compose_command()
     assert command

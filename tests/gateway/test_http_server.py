@@ -207,6 +207,7 @@ def test_the_description_of_the_api(gateway: Any) -> None:
         ("get", "/health/live"),
         ("get", "/health/ready"),
         ("get", "/metrics"),
+        ("get", "/previews/{asset_id}"),
         ("post", "/check"),
         ("post", "/restart"),
         ("post", "/restart_v2"),

@@ -15,7 +15,6 @@ import pytest
 from inferences import LINE, Inferences
 from PIL import Image
 
-from indexer import process
 from indexer.media import MediaAwayError
 from indexer.models import images
 from indexer.models.batching import EngineClosed
@@ -113,13 +112,13 @@ def test_a_photo_is_read_once_for_both_tasks(
 ) -> None:
     picture(media / "a.jpg")
     read: list[Path] = []
-    original = process.read
+    original = images.read
 
     def counted(path: Path, **limits: Any) -> bytes:
         read.append(path)
         return original(path, **limits)
 
-    monkeypatch.setattr(process, "read", counted)
+    monkeypatch.setattr(images, "read", counted)
     assert len(run(processor, both())) == 2
     assert read == [media / "a.jpg"]
     assert engine.asked == ["ocr 40x30", "clip 40x30"]

@@ -26,7 +26,8 @@ from proxy import Proxy
 
 from immich.base import load_schema
 from immich.events import FakeImmich
-from indexer import process, queue, worker
+from indexer import queue, worker
+from indexer.models import images
 from indexer.models.images import Photo
 from indexer.models.types import ModelUnavailable
 from indexer.queue import Outcome
@@ -178,13 +179,13 @@ def test_a_photo_is_read_once_for_both_tasks(
 ) -> None:
     """Though two lanes hear of it at the same time."""
     read: list[Path] = []
-    original = process.read
+    original = images.read
 
     def counted(path: Path, **limits: Any) -> bytes:
         read.append(path)
         return original(path, **limits)
 
-    monkeypatch.setattr(process, "read", counted)
+    monkeypatch.setattr(images, "read", counted)
     assets = desk.upload(20)
     desk.db.execute("DELETE FROM indexer_v1.job")
     desk.start(engine)
