@@ -9,7 +9,17 @@ from litestar import Litestar
 from litestar.datastructures import State
 from litestar.di import Provide
 
-from gateway import health, metrics, mtphotos, openapi, predict, previews, reprocess, search
+from gateway import (
+    health,
+    immich_search,
+    metrics,
+    mtphotos,
+    openapi,
+    predict,
+    previews,
+    reprocess,
+    search,
+)
 from gateway.access_log import access_log
 from gateway.database import Queries
 from gateway.errors import EXCEPTION_HANDLERS
@@ -56,6 +66,7 @@ def create_app(
             mtphotos.router(max_form_bytes),
             search.search,
             search.search_json,
+            immich_search.router(),
             reprocess.reprocess,
             reprocess.reprocess_status,
             health.health,

@@ -33,8 +33,10 @@ from gateway.errors import AnyRequest, NotConfigured
 log = logging.getLogger(__name__)
 
 _COOKIE = "immich_access_token"
+_SESSION_HEADERS = ("x-immich-user-token", "x-immich-session-token")  # older mobile clients
 _CREDENTIAL = re.compile(r"[\x21-\x2b\x2d-\x3a\x3c-\x7e]{1,4096}")  # no comma, no semicolon
 _FORWARDING = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
+_PRINTABLE = re.compile(r"[\x20-\x7e]{1,1024}")
 _REMEMBER_SECONDS = 30.0
 _REMEMBER_USERS = 1000
 
@@ -96,17 +98,17 @@ class ImmichUsers:
                 "Set IMMICH_URL to the URL of Immich's own server (http://immich-server:2283): "
                 "it says who is searching."
             )
-        credentials = _credentials(request)
+        credentials = credentials_of(request)
         if not credentials:
             raise NotAuthorizedException(
                 "Sign in to Immich, or send its API key (x-api-key) or token (Authorization: "
                 "Bearer)."
             )
-        key = hashlib.sha256(repr(sorted(credentials.items())).encode()).digest()
+        key = credentials.fingerprint
         now = time.monotonic()
         if (known := self._known.get(key)) and now < known[0]:
             return known[1]
-        user = await self._ask(credentials)
+        user = await self._ask(credentials.headers)
         self._known[key] = (now + _REMEMBER_SECONDS, user)
         self._known.move_to_end(key)
         while len(self._known) > _REMEMBER_USERS:
@@ -117,9 +119,9 @@ class ImmichUsers:
         """Close the connections."""
         await self._client.aclose()
 
-    async def _ask(self, credentials: dict[str, str]) -> UUID:
+    async def _ask(self, headers: dict[str, str]) -> UUID:
         try:
-            answer = await self._client.get(f"{self._url}/api/users/me", headers=credentials)
+            answer = await self._client.get(f"{self._url}/api/users/me", headers=headers)
         except (httpx.HTTPError, httpx.InvalidURL) as error:
             log.warning("immich unreachable url=%s error=%r", self._url, error)
             raise ServiceUnavailableException(
@@ -145,7 +147,24 @@ class ImmichUsers:
             ) from None
 
 
-def _credentials(request: AnyRequest) -> dict[str, str]:
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What somebody sent to show who they are; false if nothing.
+
+    Attributes:
+        headers: to ask Immich with. Besides the credentials the browser's name: Immich notes by
+            which one a session was last used.
+        fingerprint: a hash, to remember them by.
+    """
+
+    headers: dict[str, str]
+    fingerprint: bytes
+
+    def __bool__(self) -> bool:
+        return bool(self.headers)
+
+
+def credentials_of(request: AnyRequest) -> Credentials:
     """Return the headers to ask Immich with: those that were sent, and nothing else."""
     headers: dict[str, str] = {}
     token = request.cookies.get(_COOKIE, "")
@@ -154,10 +173,17 @@ def _credentials(request: AnyRequest) -> dict[str, str]:
     scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer" and _CREDENTIAL.fullmatch(bearer.strip()):
         headers["authorization"] = f"Bearer {bearer.strip()}"
-    key = request.headers.get("x-api-key", "")
-    if _CREDENTIAL.fullmatch(key):
-        headers["x-api-key"] = key
-    return headers
+    for name in ("x-api-key", *_SESSION_HEADERS):
+        value = request.headers.get(name, "")
+        if _CREDENTIAL.fullmatch(value):
+            headers[name] = value
+    if not headers:
+        return Credentials({}, b"")
+    fingerprint = hashlib.sha256(repr(sorted(headers.items())).encode()).digest()
+    browser = request.headers.get("user-agent", "")
+    if _PRINTABLE.fullmatch(browser):
+        headers["user-agent"] = browser
+    return Credentials(headers, fingerprint)
 
 
 def check_local(request: AnyRequest) -> None:

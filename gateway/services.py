@@ -9,6 +9,9 @@ from gateway.clip_names import ClipNames
 from gateway.database import Database, NoDatabase, Queries
 from gateway.errors import AnyRequest
 from gateway.faces import ImmichMl
+from gateway.immich_client import ImmichClient
+from gateway.immich_items import Items
+from gateway.immich_ranking import Ranking
 from gateway.inference import Inference
 from gateway.intake import Intake
 from gateway.replica import Replica
@@ -36,6 +39,9 @@ class Services:
         self.searching: Queries = self.replica or self.database
         self.immich_ml = ImmichMl(settings.immich_api, faces=settings.faces_by == "forward")
         self.users = ImmichUsers(settings.immich_url)
+        self.immich = ImmichClient(settings.immich_url)
+        self.immich_items = Items(self.immich)
+        self.immich_ranking = Ranking(self.database, self.searching, self.inference)
 
     async def open(self) -> None:
         """Open what needs the event loop. Nothing that is away keeps it from starting."""
@@ -47,6 +53,7 @@ class Services:
         """Close everything but the engine, which isn't ours."""
         await self.immich_ml.close()
         await self.users.close()
+        await self.immich.close()
         if self.replica:
             await self.replica.close()
         await self.database.close()

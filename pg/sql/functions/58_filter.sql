@@ -2,10 +2,15 @@
 -- mean are those of Immich's own search API:
 --
 --     takenAfter, takenBefore      timestamps, on "fileCreatedAt", inclusive
+--     createdAfter, createdBefore, updatedAfter, updatedBefore
+--                                  the same, on "createdAt" and "updatedAt": of the row in Immich
 --     type                         IMAGE or VIDEO
---     isFavorite, isNotInAlbum     booleans
+--     isFavorite, isOffline        booleans
+--     isMotion                     whether a live photo's video belongs to it
+--     isNotInAlbum                 true: in no album; false: as if it weren't there
 --     visibility                   timeline or archive (others are never found), or a list
---     albumIds, personIds, tagIds  lists of ids; in all of them
+--     albumIds, personIds, tagIds  lists of ids; in all of them; tagIds null: without any tag
+--     libraryId                    of an external library
 --     city, state, country, make, model, lensModel, rating
 --                                  exactly this; null: photos that have none
 --
@@ -16,8 +21,9 @@ LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    known CONSTANT text[] := '{takenAfter,takenBefore,type,isFavorite,isNotInAlbum,visibility,'
-        'albumIds,personIds,tagIds,city,state,country,make,model,lensModel,rating}';
+    known CONSTANT text[] := '{takenAfter,takenBefore,createdAfter,createdBefore,updatedAfter,'
+        'updatedBefore,type,isFavorite,isOffline,isMotion,isNotInAlbum,visibility,albumIds,personIds,'
+        'tagIds,libraryId,city,state,country,make,model,lensModel,rating}';
     entry  record;
     id     text;
     made   text[] := '{}';
@@ -42,16 +48,26 @@ BEGIN
                     WHEN entry.text IS NULL THEN format('x.%I IS NULL', entry.key)
                     WHEN entry.key = 'rating' THEN format('x.rating = %s', entry.text::integer)
                     ELSE format('x.%I = %L', entry.key, entry.text) END;
+            WHEN entry.key = 'tagIds' AND entry.text IS NULL THEN
+                made := made || format('NOT EXISTS (SELECT FROM %s y WHERE y."assetId" = a.id)',
+                                       indexer_v1.filter_table('tag_asset', entry.key));
             WHEN entry.text IS NULL THEN
                 NULL; -- as if it weren't there
-            WHEN entry.key = 'takenAfter' THEN
-                made := made || format('a."fileCreatedAt" >= %L', entry.text::timestamptz);
-            WHEN entry.key = 'takenBefore' THEN
-                made := made || format('a."fileCreatedAt" <= %L', entry.text::timestamptz);
+            WHEN entry.key ~ '^(taken|created|updated)(After|Before)$' THEN
+                made := made || format(
+                    'a.%I %s %L',
+                    CASE left(entry.key, 5) WHEN 'taken' THEN 'fileCreatedAt'
+                         WHEN 'creat' THEN 'createdAt' ELSE 'updatedAt' END,
+                    CASE WHEN entry.key LIKE '%After' THEN '>=' ELSE '<=' END,
+                    entry.text::timestamptz);
             WHEN entry.key = 'type' THEN
                 made := made || format('a.type = %L', entry.text);
-            WHEN entry.key = 'isFavorite' THEN
-                made := made || format('a."isFavorite" = %L', entry.text::boolean);
+            WHEN entry.key IN ('isFavorite', 'isOffline') THEN
+                made := made || format('a.%I = %L', entry.key, entry.text::boolean);
+            WHEN entry.key = 'isMotion' THEN
+                made := made || format('(a."livePhotoVideoId" IS NOT NULL) = %L', entry.text::boolean);
+            WHEN entry.key = 'libraryId' THEN
+                made := made || format('a."libraryId" = %L', entry.text::uuid);
             WHEN entry.key = 'visibility' THEN
                 made := made || format('a.visibility::text = ANY (%L)', (
                     SELECT array_agg(v) FROM jsonb_array_elements_text(
@@ -74,8 +90,12 @@ BEGIN
                             indexer_v1.filter_table('album_asset', entry.key), id::uuid)
                         WHEN 'personIds' THEN format(
                             'EXISTS (SELECT FROM %s y WHERE y."assetId" = a.id AND y."personId" = %L'
-                            ' AND y."deletedAt" IS NULL)',
-                            indexer_v1.filter_table('asset_face', entry.key), id::uuid)
+                            ' AND y."deletedAt" IS NULL%s)',
+                            indexer_v1.filter_table('asset_face', entry.key), id::uuid,
+                            -- A face that an edit has cut away (2.5 and later).
+                            (SELECT ' AND y."isVisible"' FROM pg_attribute
+                             WHERE attrelid = to_regclass('public.asset_face')
+                               AND attname = 'isVisible' AND NOT attisdropped))
                         ELSE format(
                             'EXISTS (SELECT FROM %s y JOIN %s z ON z.id_descendant = y."tagId"'
                             ' WHERE y."assetId" = a.id AND z.id_ancestor = %L)',
