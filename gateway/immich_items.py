@@ -76,7 +76,8 @@ class Items:
         self._bytes = 0
         self._proofs: OrderedDict[bytes, float] = OrderedDict()
         self._slots = asyncio.Semaphore(_AT_ONCE)
-        self._running: set[asyncio.Task[bytes | None]] = set()
+        self._waiting: set[asyncio.Task[bytes | None]] = set()
+        self._asking: dict[tuple[UUID, UUID, str | None], asyncio.Task[bytes | None]] = {}
 
     async def first(
         self, viewer: Viewer, wanted: Sequence[tuple[UUID, str | None]], until: float
@@ -99,12 +100,10 @@ class Items:
         tasks: list[asyncio.Task[bytes | None]] = []
         try:
             for place, (asset_id, version) in enumerate(wanted):
-                known = self._find(viewer, asset_id, version) if place or proved else None
-                task = asyncio.create_task(
-                    self._fetch(viewer, asset_id, version, enough) if known is None else _is(known)
-                )
+                anew = not (place or proved)
+                task = asyncio.create_task(self._get(viewer, asset_id, version, anew, enough))
                 tasks.append(task)
-                self._running.add(task)
+                self._waiting.add(task)
                 task.add_done_callback(self._ended)
             if tasks:
                 await asyncio.wait(tasks, timeout=max(0.0, until - time.monotonic()))
@@ -114,17 +113,37 @@ class Items:
             enough.set()  # what is asked already is kept when it comes; nothing more is asked
 
     def _ended(self, task: asyncio.Task[bytes | None]) -> None:
-        self._running.discard(task)
+        self._waiting.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.debug("asset not fetched: %r", error)
 
-    async def _fetch(
-        self, viewer: Viewer, asset_id: UUID, version: str | None, enough: asyncio.Event
+    async def _get(
+        self,
+        viewer: Viewer,
+        asset_id: UUID,
+        version: str | None,
+        anew: bool,
+        enough: asyncio.Event,
     ) -> bytes | None:
+        if not anew and (known := self._find(viewer, asset_id, version)) is not None:
+            return known
         async with self._slots:
             if enough.is_set():
                 return None
-            answer = await self._immich.asset(asset_id, viewer.credentials.headers)
+            if not anew and (known := self._find(viewer, asset_id, version)) is not None:
+                return known  # came for the page before, while this waited
+            key = (viewer.user, asset_id, version)
+            if anew or key not in self._asking:
+                self._asking[key] = asyncio.create_task(self._ask(viewer, asset_id, version))
+            task = self._asking[key]
+            try:
+                return await task
+            finally:
+                if self._asking.get(key) is task:
+                    del self._asking[key]
+
+    async def _ask(self, viewer: Viewer, asset_id: UUID, version: str | None) -> bytes | None:
+        answer = await self._immich.asset(asset_id, viewer.credentials.headers)
         if answer is None:
             return None
         item = _as_in_search(answer, asset_id)
@@ -165,10 +184,6 @@ def without_exif(item: bytes) -> bytes:
 
 def _came(task: asyncio.Task[bytes | None]) -> bool:
     return task.done() and not task.cancelled() and task.exception() is None
-
-
-async def _is(item: bytes) -> bytes:
-    return item
 
 
 def _as_in_search(answer: bytes, asset_id: UUID) -> bytes | None:

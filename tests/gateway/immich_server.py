@@ -2,10 +2,10 @@
 
 import json
 import re
-import threading
 import time
 import uuid
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from http.cookies import SimpleCookie
 from typing import Any
@@ -36,15 +36,15 @@ class ImmichServer:
     Attributes:
         stock: what Immich's own search answers with.
         asset_seconds: how long one asset takes; one at a time, as in Immich's one thread.
-        on_asset: answers for an asset in Immich's place, unless it returns None.
+        on_asset: answers a request for an asset otherwise, unless it returns None.
     """
 
     def __init__(self, url: str, sessions: dict[str, uuid.UUID]) -> None:
         self.sessions = sessions
         self.stock = Answer.json({"stock": "搜索"})
         self.asset_seconds = 0.0
-        self.on_asset: Callable[[str], Answer | None] = lambda _: None
-        self._thread = threading.Lock()
+        self.on_asset: Callable[[Received], Answer | None] = lambda _: None
+        self._thread = ThreadPoolExecutor(1)  # first come, first served
         self._db = psycopg.connect(url, autocommit=True, row_factory=dict_row)
         self._peer = Peer(self._answer)
         self.url = self._peer.url
@@ -81,11 +81,12 @@ class ImmichServer:
         found = re.fullmatch(r"/api/assets/([0-9a-f-]{36})", request.path)
         if found is None:
             return Answer.json({"message": "Cannot GET"}, 404)
-        with self._thread:
-            time.sleep(self.asset_seconds)
-            return self.on_asset(found[1]) or self._asset(found[1], user)
+        return self._thread.submit(self._asset, request, found[1], user).result()
 
-    def _asset(self, asset: str, user: uuid.UUID) -> Answer:
+    def _asset(self, request: Received, asset: str, user: uuid.UUID) -> Answer:
+        time.sleep(self.asset_seconds)
+        if (otherwise := self.on_asset(request)) is not None:
+            return otherwise
         row = self._db.execute(_ASSET, {"id": asset, "user": user}).fetchone()
         if row is None:
             return Answer.json({"message": "Not found or no asset.read access"}, 400)

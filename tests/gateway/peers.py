@@ -31,6 +31,10 @@ class Answer:
         return Answer(status, json.dumps(content).encode())
 
 
+class _Server(ThreadingHTTPServer):
+    request_queue_size = 128  # of five, the sixth of many connections at once waits for a second
+
+
 class Peer:
     """A server on 127.0.0.1 that answers with a function and keeps what it was sent."""
 
@@ -61,7 +65,7 @@ class Peer:
             def log_message(self, format: str, *args: object) -> None:  # noqa: A002
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server = _Server(("127.0.0.1", 0), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
 
     @property

@@ -73,8 +73,8 @@ def make_photos(dice: random.Random, world: dict[str, list[uuid.UUID]]) -> list[
     return [
         Photo(
             id=uuid.uuid4(),
-            owner=dice.choices([ANNA, BORIS, CLARA, DORA], [6, 2, 1, 1])[0],
-            visibility=dice.choices(["timeline", "archive", "hidden", "locked"], [7, 2, 1, 1])[0],
+            owner=dice.choices([ANNA, BORIS, CLARA, DORA], [5, 2, 2, 1])[0],
+            visibility=dice.choices(["timeline", "archive", "hidden", "locked"], [6, 3, 1, 1])[0],
             trashed=dice.random() < 0.1,
             kind=dice.choice(["IMAGE", "IMAGE", "VIDEO"]),
             favorite=dice.random() < 0.4,
