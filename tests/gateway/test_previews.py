@@ -17,15 +17,11 @@ from PIL import Image
 
 from gateway.database import Database
 from immich.events import FakeImmich
-from indexer import queue
 from indexer.media import MediaAwayError
 from indexer.models.types import ImageError
 from indexer.previews import FetchedPreviews
 from indexer.queue import FileStamp
 from indexer.settings import Settings, SettingsError
-from indexer.shared import SharedEngine
-from indexer.worker import Worker
-from pg.connect import connect
 
 KEY = "a-key-of-16-signs-or-more"
 
@@ -151,8 +147,8 @@ def test_nothing_but_previews_in_their_folder(
     (tmp_path / "thumbs").mkdir()
     (tmp_path / "thumbs" / "a").write_bytes(b"a")
     assert answer(tmp_path / "thumbs" / "a", unmapped) == 200
-    for path in ("..", "%2e%2e%2fsecret", "/etc/passwd"):
-        assert get(client, path).status_code in (404, 400)
+    for path in ("%2e%2e%2fsecret", "%2fetc%2fpasswd", f"{asset}%2f..%2fsecret"):
+        assert get(client, path).status_code in (400, 404), path
 
 
 def test_what_is_missing_fails_that_photo_alone(
@@ -214,41 +210,3 @@ def test_more_bytes_than_allowed_are_not_taken(
 def test_settings_that_make_no_sense(url: str, key: str, says: str) -> None:
     with pytest.raises(SettingsError, match=says):
         FetchedPreviews(Settings(previews_url=url, previews_key=key))
-
-
-def test_a_worker_without_the_folder(client: httpx.Client, indexed_immich: FakeImmich) -> None:
-    good, missing = (indexed_immich.upload(picture(width)) for width in (40, 41))
-    indexed_immich.preview_path(missing).unlink()
-    settings = Settings(
-        db_url=indexed_immich.url,
-        clip_model="stand-in",
-        clip_download="off",
-        poll_seconds=0.2,
-        max_attempts=1,
-        previews_url=str(client.base_url),
-        previews_key=KEY,
-    )
-    with connect(indexed_immich.url) as connection:
-        queue.use_clip_model(connection, "stand-in", 64)
-        engine = SharedEngine(settings, indexed_immich.url)
-        worker = Worker(settings, indexed_immich.url, engine)
-        worker.start()
-        try:
-            for _ in range(600):
-                rows = connection.execute(
-                    "SELECT asset_id, task, last_error FROM indexer_v1.job"
-                    " WHERE dead_at IS NOT NULL ORDER BY task"
-                ).fetchall()
-                done = connection.execute(
-                    "SELECT asset_id, file_size FROM indexer_v1.ocr"
-                    " JOIN indexer_v1.clip USING (asset_id)"
-                ).fetchall()
-                if len(rows) == 2 and done:
-                    break
-                worker.wait(0.05)
-        finally:
-            worker.stop()
-            engine.close()
-    assert done == [(good, indexed_immich.preview_path(good).stat().st_size)]
-    assert [(asset, task) for asset, task, _ in rows] == [(missing, "clip"), (missing, "ocr")]
-    assert all("the gateway has no such file" in reason for *_, reason in rows)
