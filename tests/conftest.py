@@ -4,10 +4,11 @@ Which PostgreSQL is used:
 
 - ``TEST_DATABASE_URL``: that server. It must be a superuser's URL; every test gets a database of
   its own there, which is dropped again.
-- ``TEST_DOCKER=1``: a container of ``POSTGRES_IMAGE``.
+- ``TEST_DOCKER=built`` or ``TEST_DOCKER=immich``: a container of our image, built from
+  ``pg/Dockerfile``, or of a stock Immich's.
 - otherwise the embedded server, in a temporary folder.
 
-Tests marked ``zhparser`` use the server of ``TEST_ZHPARSER_URL``.
+Tests marked ``zhparser`` use the server of ``TEST_ZHPARSER_URL``, or that of ``TEST_DOCKER=built``.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from uuid import uuid4
 
 import psycopg
 import pytest
+from database_images import IMAGES, container, engine_answers
 from psycopg import sql
 
 from immich.base import Connection, Variant, load_schema
@@ -30,7 +32,7 @@ from immich.events import FakeImmich
 from pg.embedded import Server
 from pg.migrate import migrate
 
-POSTGRES_IMAGE = "pgvector/pgvector:pg16"
+DOCKER_IMAGE = os.environ.get("TEST_DOCKER", "")
 ZHPARSER_URL = os.environ.get("TEST_ZHPARSER_URL", "")
 
 # Nothing in a test's database needs to survive the machine.
@@ -89,13 +91,13 @@ def server_url() -> Iterator[str]:
     """URL of a superuser on the server of this session."""
     if url := os.environ.get("TEST_DATABASE_URL"):
         yield url
-    elif os.environ.get("TEST_DOCKER") == "1":
-        if not docker_answers():
-            pytest.fail("TEST_DOCKER=1, but no Docker engine answers: start one, or leave it out")
-        from testcontainers.postgres import PostgresContainer  # slow to import
-
-        with PostgresContainer(POSTGRES_IMAGE, driver=None) as container:
-            yield container.get_connection_url()
+    elif DOCKER_IMAGE:
+        if DOCKER_IMAGE not in IMAGES:
+            pytest.exit(f"TEST_DOCKER takes one of {', '.join(IMAGES)}, not {DOCKER_IMAGE}", 2)
+        if not engine_answers():
+            pytest.exit("TEST_DOCKER: no Docker engine answers; start one, or leave it out", 2)
+        with container(DOCKER_IMAGE) as url:  # type: ignore[arg-type] - just checked
+            yield url
     else:
         folder = Path(tempfile.mkdtemp(prefix="immich-indexer-tests-"))
         try:
@@ -113,8 +115,8 @@ def databases(server_url: str) -> Iterator[Databases]:
 
 
 @pytest.fixture(scope="session")
-def zhparser_databases() -> Iterator[Databases]:
-    found = Databases(ZHPARSER_URL)
+def zhparser_databases(request: pytest.FixtureRequest) -> Iterator[Databases]:
+    found = Databases(ZHPARSER_URL or request.getfixturevalue("server_url"))
     yield found
     found.close()
 
@@ -186,15 +188,6 @@ def indexed_immich(indexed_database: str, tmp_path: Path, variant: Variant) -> I
 # What a machine may lack
 
 
-def docker_answers() -> bool:
-    import docker  # slow to import
-
-    try:
-        return bool(docker.from_env().ping())
-    except docker.errors.DockerException:
-        return False
-
-
 def gpu_answers() -> bool:
     import torch  # slow to import
 
@@ -203,10 +196,11 @@ def gpu_answers() -> bool:
 
 MISSING: dict[str, tuple[Callable[[], bool], str]] = {
     "zhparser": (
-        lambda: bool(ZHPARSER_URL),
-        "set TEST_ZHPARSER_URL to a superuser's URL on a PostgreSQL with zhparser and pgvector",
+        lambda: bool(ZHPARSER_URL) or DOCKER_IMAGE == "built",
+        "set TEST_ZHPARSER_URL to a superuser's URL on a PostgreSQL with zhparser and pgvector, "
+        "or TEST_DOCKER=built where there is Docker",
     ),
-    "docker": (docker_answers, "no Docker engine answers: start one"),
+    "docker": (engine_answers, "no Docker engine answers: start one"),
     "gpu": (gpu_answers, "no NVIDIA GPU: run on a machine with one"),
 }
 
