@@ -10,7 +10,7 @@ import logging
 
 from gateway.errors import Unprocessable
 from indexer.immich import clean_name, cn_clip_architecture
-from indexer.models.clip import MODELS
+from indexer.models.clip import IMMICH_NAMES, MODELS
 from indexer.models.types import ClipInfo
 
 log = logging.getLogger(__name__)
@@ -88,16 +88,6 @@ _IMMICH: dict[int, tuple[str, ...]] = {
 IMMICH = {name: dim for dim, names in _IMMICH.items() for name in names}
 """Immich's own model names and the lengths of their embeddings."""
 
-# What to type into Immich's settings for each architecture: the part after the slash must be one
-# of Immich's own names, with the right length.
-_SUGGESTED = {
-    "ViT-B-16": "cn-clip/ViT-B-16__openai",
-    "ViT-L-14": "cn-clip/ViT-L-14__openai",
-    "ViT-L-14-336": "cn-clip/ViT-L-14-336__openai",
-    "ViT-H-14": "cn-clip/ViT-H-14__laion2b-s32b-b79k",
-    "RN50": "cn-clip/RN50__openai",
-}
-
 
 class ClipNames:
     """Checks names against the served model; remembers what it has warned of."""
@@ -115,6 +105,8 @@ class ClipNames:
         Raises:
             Unprocessable: any other name; says what to change.
         """
+        if name == served.name:
+            return  # chosen in Immich; where there is no such model, it says so when it is asked
         cn_clip = cn_clip_architecture(name)
         if cn_clip is not None:
             if cn_clip != served.name:
@@ -140,7 +132,7 @@ class ClipNames:
 
     @staticmethod
     def _suggestion(served: ClipInfo) -> str:
-        suggested = _SUGGESTED.get(served.name)
+        suggested = IMMICH_NAMES.get(served.name)
         return f" To name it, set the CLIP model in Immich to {suggested}." if suggested else ""
 
     def _refusal(self, name: str, dim: int | None, served: ClipInfo) -> str:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict
 from concurrent.futures import Future
 from typing import TypeVar
 
@@ -37,9 +36,6 @@ T = TypeVar("T")
 # Immich's server gives up on an answer after about 300 s (undici's headersTimeout).
 WAIT_SECONDS = 280.0
 
-# Who scrolls asks for the same text with every page.
-_TEXTS = 256
-
 
 class Inference:
     """Everything is asked for in the interactive lane: somebody is waiting for it."""
@@ -47,7 +43,6 @@ class Inference:
     def __init__(self, settings: Settings, engine: Engine) -> None:
         self._settings = settings
         self._engine = engine
-        self._texts: OrderedDict[str, Embedding] = OrderedDict()
 
     @property
     def clip_info(self) -> ClipInfo:
@@ -87,21 +82,14 @@ class Inference:
         )
 
     async def embed_text(self, text: str) -> Embedding:
-        """Embed a text with CLIP; shape (dim,), float32, of length 1. Not to be written to.
+        """Embed a text with CLIP; shape (dim,), float32, of length 1.
 
         Raises:
             ModelUnavailable, InferenceError
         """
-        if (known := self._texts.get(text)) is not None:
-            self._texts.move_to_end(text)
-            return known
-        embedding = self._checked(
+        return self._checked(
             await _answer_of(self._engine.embed_text(text, Lane.INTERACTIVE), "CLIP")
         )
-        self._texts[text] = embedding
-        while len(self._texts) > _TEXTS:
-            self._texts.popitem(last=False)
-        return embedding
 
     async def find_faces(self, photo: Photo, options: FaceOptions) -> list[Face]:
         """Find the faces in an image.

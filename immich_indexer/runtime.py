@@ -21,7 +21,7 @@ from gateway.database import Database
 from gateway.server import BindError
 from gateway.server import serve as serve_app
 from indexer import library, queue
-from indexer.immich import adopt, read_config
+from indexer.immich import ClipModelWatch, adopt, read_config
 from indexer.metrics import Metrics
 from indexer.models.engine import Engine
 from indexer.reconcile import Reconciler
@@ -94,9 +94,9 @@ def prepare(url: str, settings: Settings, *, choose_clip_model: bool) -> tuple[S
         report = migrate(connection, settings.tokenizer)
         config = read_config(connection)
         chosen = adopt(settings, config)
-        if choose_clip_model or (config and config.cn_clip):
+        if choose_clip_model or (config and config.clip_model):
             info = Engine(chosen).clip_info
-            if queue.use_clip_model(connection, info.name, info.dim):
+            if info.dim and queue.use_clip_model(connection, info.name, info.dim):
                 log.info("the index is made with the CLIP model %s from now on", info.name)
         if chosen.photos_dir:
             library.scan(connection, chosen.photos_dir)
@@ -119,7 +119,10 @@ def run(settings: Settings, url: str, *, with_gateway: bool, with_worker: bool) 
     metrics = Metrics(url)
     with nullcontext() if with_gateway else serve_metrics(settings, metrics):
         while _run_once(settings, url, metrics, with_gateway=with_gateway, with_worker=with_worker):
-            settings, _ = prepare(url, settings, choose_clip_model=False)
+            if with_worker:
+                settings, _ = prepare(url, settings, choose_clip_model=False)
+            else:
+                settings = as_chosen_in_immich(settings, url)
     metrics.close()
 
 
@@ -176,18 +179,22 @@ def _run_once(
         signal.signal(number, stop)
     engine = SharedEngine(settings, url, metrics, leave)
     worker = Worker(settings, url, engine, metrics=metrics) if with_worker else None
-    reconciler = Reconciler(settings, url, engine.ocr_model, settings.photos_dir, start_anew)
+    watcher: Reconciler | ClipModelWatch
+    if worker:
+        watcher = Reconciler(settings, url, engine.ocr_model, settings.photos_dir, start_anew)
+    else:
+        watcher = ClipModelWatch(settings, url, start_anew)
     try:
         if worker:
             worker.start()
-            reconciler.start()
+        watcher.start()
         if with_gateway:
             serve_app(create_app(settings, engine, Database(url), metrics), settings)
         else:
             while not stopped.wait(1.0):  # signals are handled between the waits
                 pass
     finally:
-        reconciler.stop()
+        watcher.stop()
         if worker:
             log.info("stopping: finishing what is begun, giving back the rest")
             worker.stop()

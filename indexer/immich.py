@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import logging
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
 import msgspec
+import psycopg
 from msgspec import Meta
 
+from indexer.models.clip import MODELS
 from indexer.models.types import OcrOptions
 from indexer.settings import Settings
-from pg.connect import Connection
+from pg.connect import Connection, connect
 
 log = logging.getLogger(__name__)
+
+_WATCH_SECONDS = 30.0
 
 # Immich keeps only what differs from its defaults (server/src/config.ts, 3.1).
 _DEFAULT_CLIP = "ViT-B-32__openai"
@@ -54,6 +60,15 @@ class ImmichConfig:
     def cn_clip(self) -> str | None:
         """The cn-clip architecture that the name means; None for one of Immich's own models."""
         return cn_clip_architecture(self.clip_name)
+
+    @property
+    def clip_model(self) -> str | None:
+        """What CLIP_MODEL must be to agree; None for one of Immich's own models.
+
+        Immich takes ``cn-clip/`` before any of its own names. Where cn-clip has no such model this
+        is the name as typed: CLIP then waits, and says why.
+        """
+        return self.cn_clip if self.cn_clip in (None, *MODELS) else self.clip_name
 
 
 def cn_clip_architecture(name: str) -> str | None:
@@ -98,7 +113,7 @@ def adopt(settings: Settings, config: ImmichConfig | None) -> Settings:
         return settings
     return msgspec.structs.replace(
         settings,
-        clip_model=config.cn_clip or settings.clip_model,
+        clip_model=config.clip_model or settings.clip_model,
         ocr_min_box_score=config.ocr.min_box_score,
         ocr_min_text_score=config.ocr.min_text_score,
         ocr_max_resolution=config.ocr.max_resolution,
@@ -119,3 +134,45 @@ def same_embeddings(settings: Settings, config: ImmichConfig | None) -> bool:
     Only a name that says so counts: a stock name may be served by Immich's own server.
     """
     return config is not None and config.cn_clip == settings.clip_model
+
+
+class ClipModelWatch:
+    """Looks, in a thread of its own, whether another CLIP model is chosen in Immich.
+
+    For a gateway without a worker; beside one, `indexer.reconcile` looks.
+
+    Args:
+        settings: with the model in use.
+        url: of the database. It may be away.
+        on_clip_model: called once, with the other model.
+    """
+
+    def __init__(self, settings: Settings, url: str, on_clip_model: Callable[[str], None]) -> None:
+        self._used = settings.clip_model
+        self._url = url
+        self._on_clip_model = on_clip_model
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="clip-model-watch", daemon=True)
+
+    def start(self) -> None:
+        """Begin looking."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Stop and wait for the look that is under way. Idempotent."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join()
+
+    def _run(self) -> None:
+        while not self._stop.wait(_WATCH_SECONDS):
+            try:
+                with connect(self._url) as connection:
+                    config = read_config(connection)
+            except (psycopg.Error, OSError) as error:
+                log.debug("Immich's settings can't be looked at: %s", error)
+                continue
+            wanted = config.clip_model if config else None
+            if wanted not in (None, self._used):
+                self._on_clip_model(str(wanted))
+                return

@@ -197,7 +197,7 @@ class Reconciler:
             library.scan(connection, self._folder)
         reconcile(connection, self._settings, self._ocr_model)
         config = read_config(connection)
-        wanted = config.cn_clip if config else None
+        wanted = config.clip_model if config else None
         if wanted not in (None, self._settings.clip_model) and self._on_clip_model:
             self._on_clip_model(str(wanted))
         elif self._has_files and time.monotonic() >= self._next_files:

@@ -34,6 +34,15 @@ MODELS = {
     "ViT-H-14": ClipInfo("ViT-H-14", dim=1024, resolution=224),
     "RN50": ClipInfo("RN50", dim=1024, resolution=224),
 }
+# What to type into Immich's settings for each: the part after the slash must be one of Immich's
+# own names, with the right length.
+IMMICH_NAMES = {
+    "ViT-B-16": "cn-clip/ViT-B-16__openai",
+    "ViT-L-14": "cn-clip/ViT-L-14__openai",
+    "ViT-L-14-336": "cn-clip/ViT-L-14-336__openai",
+    "ViT-H-14": "cn-clip/ViT-H-14__laion2b-s32b-b79k",
+    "RN50": "cn-clip/RN50__openai",
+}
 CONTEXT_LENGTH = 52
 
 # cn_clip.clip.utils.image_transform

@@ -46,10 +46,12 @@ class ClipLoader:
 
     def __init__(self, settings: Settings, threads: int) -> None:
         name = settings.clip_model
-        if name != clip.STAND_IN and name not in clip.MODELS:
+        # Chosen in Immich, which takes such names: no reason to end, it can be put right there.
+        self._no_such = "/" in name
+        if not self._no_such and name != clip.STAND_IN and name not in clip.MODELS:
             known = ", ".join([*clip.MODELS, clip.STAND_IN])
             raise SettingsError(f"CLIP_MODEL is {name!r}; it takes one of {known}")
-        self.info: ClipInfo = clip.info(name)
+        self.info: ClipInfo = ClipInfo(name, 0, 0) if self._no_such else clip.info(name)
         self._root = settings.clip_download_root.expanduser()
         self._source = settings.clip_download
         self._device = settings.device
@@ -77,6 +79,12 @@ class ClipLoader:
         """
         if self._model is not None:
             return None
+        if self._no_such:
+            names = ", ".join(clip.IMMICH_NAMES.values())
+            return (
+                f"cn-clip has no model {self.info.name!r}. In Immich's settings (Machine Learning, "
+                f"Smart Search) choose one of {names}"
+            )
         stamp = self._stamp()
         if stamp is None:
             return f"CLIP model {self.info.name}: {self._missing()}"

@@ -147,3 +147,15 @@ def test_downloaded_weights_are_found(tmp_path: Path, network: Network) -> None:
     finish(weights)
     assert weights.problem() is None
     assert network.calls == 1
+
+
+def test_a_name_that_immich_takes_and_cn_clip_has_not(tmp_path: Path) -> None:
+    """No reason to end: whoever chose it in Immich can choose another one there."""
+    found = loader(tmp_path, clip_model="cn-clip/ViT-B-32__openai", clip_download="huggingface")
+    problem = found.problem()
+    assert problem
+    assert "no model 'cn-clip/ViT-B-32__openai'" in problem
+    assert "cn-clip/ViT-B-16__openai" in problem
+    with pytest.raises(ModelUnavailable, match="choose one of"):
+        found.get()
+    assert list(tmp_path.iterdir()) == []
