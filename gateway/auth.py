@@ -13,6 +13,8 @@ import logging
 import re
 import time
 from collections import OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 from uuid import UUID
@@ -28,12 +30,15 @@ from litestar.exceptions import (
 from litestar.handlers import BaseRouteHandler
 
 from gateway.database import Queries
-from gateway.errors import AnyRequest, NotConfigured
+from gateway.errors import AnyRequest, BadGateway, NotConfigured
 
 log = logging.getLogger(__name__)
 
 _COOKIE = "immich_access_token"
 _SESSION_HEADERS = ("x-immich-user-token", "x-immich-session-token")  # older mobile clients
+KEY_COOKIE = "immich_indexer_key"
+"""Holds the API key of Immich that somebody signed in to the page with."""
+
 _CREDENTIAL = re.compile(r"[\x21-\x2b\x2d-\x3a\x3c-\x7e]{1,4096}")  # no comma, no semicolon
 _FORWARDING = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
 _PRINTABLE = re.compile(r"[\x20-\x7e]{1,1024}")
@@ -48,10 +53,14 @@ class Caller:
     Attributes:
         user: id of the Immich user; None where there are no users (folder mode).
         folder: folder mode: the owner that stands for the folder of photos that is served.
+        name: of the Immich user, for people.
+        admin: runs this server: Immich's administrators, and whoever sits at this computer.
     """
 
     user: UUID | None
     folder: UUID | None = None
+    name: str = ""
+    admin: bool = False
 
     @property
     def owner(self) -> UUID | None:
@@ -72,8 +81,12 @@ class Caller:
         return [self.user, *(row["sharedById"] for row in rows)]
 
 
-class _Me(msgspec.Struct):
+class User(msgspec.Struct, rename="camel"):
+    """Immich's answer to `/api/users/me`, as far as it is needed."""
+
     id: UUID
+    name: str = ""
+    is_admin: bool = False
 
 
 class ImmichUsers:
@@ -83,26 +96,30 @@ class ImmichUsers:
         self._url = url.rstrip("/")
         self._client = httpx.AsyncClient(timeout=10.0, trust_env=False)
         # By a hash: the credentials themselves are nowhere kept.
-        self._known: OrderedDict[bytes, tuple[float, UUID]] = OrderedDict()
+        self._known: OrderedDict[bytes, tuple[float, User]] = OrderedDict()
 
-    async def user(self, request: AnyRequest) -> UUID:
-        """Return the id of the user that sends a request.
+    async def user(self, request: AnyRequest) -> User:
+        """Return the user that sends a request.
 
         Raises:
             NotConfigured: ``IMMICH_URL`` isn't set.
             NotAuthorizedException: no credentials, or Immich doesn't take them.
             ServiceUnavailableException: Immich doesn't answer.
         """
+        credentials = credentials_of(request)
+        if self._url and not credentials:
+            raise NotAuthorizedException(
+                "Sign in to Immich, or send its API key (x-api-key) or token (Authorization: "
+                "Bearer)."
+            )
+        return await self.user_of(credentials)
+
+    async def user_of(self, credentials: Credentials) -> User:
+        """Return the user that credentials belong to; raises as `user`."""
         if not self._url:
             raise NotConfigured(
                 "Set IMMICH_URL to the URL of Immich's own server (http://immich-server:2283): "
                 "it says who is searching."
-            )
-        credentials = credentials_of(request)
-        if not credentials:
-            raise NotAuthorizedException(
-                "Sign in to Immich, or send its API key (x-api-key) or token (Authorization: "
-                "Bearer)."
             )
         key = credentials.fingerprint
         now = time.monotonic()
@@ -119,15 +136,42 @@ class ImmichUsers:
         """Close the connections."""
         await self._client.aclose()
 
-    async def _ask(self, headers: dict[str, str]) -> UUID:
-        try:
+    async def thumbnail(
+        self, request: AnyRequest, asset_id: UUID, size: str, max_bytes: int
+    ) -> bytes:
+        """Return a photo's picture from Immich, for whoever sends a request.
+
+        Args:
+            size: `thumbnail` or `preview`.
+
+        Raises:
+            ServiceUnavailableException, BadGateway: Immich doesn't answer, or not with a picture.
+        """
+        path = f"/api/assets/{asset_id}/thumbnail"
+        parts: list[bytes] = []
+        with self._unreachable():
+            async with self._client.stream(
+                "GET",
+                f"{self._url}{path}",
+                params={"size": size, "edited": "true"},
+                headers=credentials_of(request).headers,
+            ) as answer:
+                status = answer.status_code
+                async for part in answer.aiter_bytes():
+                    parts.append(part)
+                    if sum(map(len, parts)) > max_bytes:
+                        status = 413
+                        break
+        if status != 200:
+            raise BadGateway(
+                f"The media folder isn't mounted here (MEDIA_MAP), and Immich answered {status} to "
+                f"{path}. An API key needs the permission asset.view."
+            )
+        return b"".join(parts)
+
+    async def _ask(self, headers: dict[str, str]) -> User:
+        with self._unreachable():
             answer = await self._client.get(f"{self._url}/api/users/me", headers=headers)
-        except (httpx.HTTPError, httpx.InvalidURL) as error:
-            log.warning("immich unreachable url=%s error=%r", self._url, error)
-            raise ServiceUnavailableException(
-                f"Immich at {self._url} (IMMICH_URL) doesn't answer ({type(error).__name__}), so "
-                "nobody can be let in for the moment."
-            ) from None
         if answer.status_code == 401:
             raise NotAuthorizedException("Immich doesn't take these credentials; sign in again.")
         if answer.status_code == 403:
@@ -138,12 +182,23 @@ class ImmichUsers:
         try:
             if answer.status_code != 200:
                 raise msgspec.ValidationError
-            return msgspec.json.decode(answer.content, type=_Me).id
+            return msgspec.json.decode(answer.content, type=User)
         except msgspec.DecodeError:
             log.warning("immich not understood url=%s status=%d", self._url, answer.status_code)
             raise ServiceUnavailableException(
                 f"{self._url} (IMMICH_URL) answered {answer.status_code} and no user; is it "
                 "Immich's own server?"
+            ) from None
+
+    @contextmanager
+    def _unreachable(self) -> Iterator[None]:
+        try:
+            yield
+        except (httpx.HTTPError, httpx.InvalidURL) as error:
+            log.warning("immich unreachable url=%s error=%r", self._url, error)
+            raise ServiceUnavailableException(
+                f"Immich at {self._url} (IMMICH_URL) doesn't answer ({type(error).__name__}), so "
+                "nobody can be let in for the moment."
             ) from None
 
 
@@ -164,11 +219,23 @@ class Credentials:
         return bool(self.headers)
 
 
+def key_credentials(key: str) -> Credentials:
+    """Return what an API key of Immich's is shown as; false where it can't be one."""
+    return _credentials({"x-api-key": key} if _CREDENTIAL.fullmatch(key) else {})
+
+
 def credentials_of(request: AnyRequest) -> Credentials:
-    """Return the headers to ask Immich with: those that were sent, and nothing else."""
+    """Return the headers to ask Immich with: those that were sent, and nothing else.
+
+    Who signed in to the page by a key meant that one: Immich's cookie, which may belong to a
+    session that is over, is left out then.
+    """
     headers: dict[str, str] = {}
+    key = request.cookies.get(KEY_COOKIE, "")
+    if _CREDENTIAL.fullmatch(key):
+        headers["x-api-key"] = key
     token = request.cookies.get(_COOKIE, "")
-    if _CREDENTIAL.fullmatch(token):
+    if not headers and _CREDENTIAL.fullmatch(token):
         headers["cookie"] = f"{_COOKIE}={token}"
     scheme, _, bearer = request.headers.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer" and _CREDENTIAL.fullmatch(bearer.strip()):
@@ -177,13 +244,15 @@ def credentials_of(request: AnyRequest) -> Credentials:
         value = request.headers.get(name, "")
         if _CREDENTIAL.fullmatch(value):
             headers[name] = value
+    browser = request.headers.get("user-agent", "")
+    return _credentials(headers, browser if _PRINTABLE.fullmatch(browser) else "")
+
+
+def _credentials(headers: dict[str, str], browser: str = "") -> Credentials:
     if not headers:
         return Credentials({}, b"")
     fingerprint = hashlib.sha256(repr(sorted(headers.items())).encode()).digest()
-    browser = request.headers.get("user-agent", "")
-    if _PRINTABLE.fullmatch(browser):
-        headers["user-agent"] = browser
-    return Credentials(headers, fingerprint)
+    return Credentials(headers | ({"user-agent": browser} if browser else {}), fingerprint)
 
 
 def check_local(request: AnyRequest) -> None:

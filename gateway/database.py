@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import asyncpg
 
 from gateway.errors import DatabaseTooSlow, DatabaseUnavailable
+from indexer.listener import listen
 from pg.connect import async_pool
 
 log = logging.getLogger(__name__)
@@ -57,6 +59,16 @@ class Queries(Protocol):
 
     async def fetch_one(self, sql: str, *values: object) -> Row | None:
         """Run a statement and return its first row, or None."""
+
+    async def listen(
+        self,
+        channels: Sequence[str],
+        *,
+        heard: Callable[[str, str], None],
+        listening: Callable[[], None],
+        lost: Callable[[], None],
+    ) -> None:
+        """Listen on a connection of its own until cancelled; see `indexer.listener.listen`."""
 
 
 class Database:
@@ -120,6 +132,17 @@ class Database:
         rows = await self.fetch(sql, *values)
         return rows[0] if rows else None
 
+    async def listen(
+        self,
+        channels: Sequence[str],
+        *,
+        heard: Callable[[str, str], None],
+        listening: Callable[[], None],
+        lost: Callable[[], None],
+    ) -> None:
+        """See `Queries`."""
+        await listen(self._url, channels, heard=heard, listening=listening, lost=lost)
+
     async def _fetch(self, sql: str, *values: object) -> list[Row]:
         if self._pool is None:
             raise DatabaseUnavailable("The gateway is starting or stopping.")
@@ -165,3 +188,13 @@ class NoDatabase:
         """Always raises DatabaseUnavailable."""
         await self.fetch(sql, *values)
         return None
+
+    async def listen(
+        self,
+        channels: Sequence[str],
+        *,
+        heard: Callable[[str, str], None],
+        listening: Callable[[], None],
+        lost: Callable[[], None],
+    ) -> None:
+        """Nothing will ever be heard."""

@@ -138,7 +138,7 @@ async def _found(
     request: Request[Any, Any, Any], services: Services, asked: Asked, started: float
 ) -> Response[bytes]:
     credentials = credentials_of(request)
-    viewer = Viewer(await services.users.user(request), credentials)
+    viewer = Viewer((await services.users.user(request)).id, credentials)
     page = await services.immich_ranking.page(viewer.user, asked)
     items = await services.immich_items.first(viewer, page.found, started + _ITEMS_SECONDS)
     shown = [

@@ -14,7 +14,7 @@ from gateway.errors import InferenceError
 from indexer.models.batching import EngineBusy, EngineClosed
 from indexer.models.engine import Engine
 from indexer.models.faces import DIM as FACE_DIM
-from indexer.models.images import Photo
+from indexer.models.images import SHORT_SIDE, Photo
 from indexer.models.types import (
     ClipInfo,
     Embedding,
@@ -49,8 +49,8 @@ class Inference:
         """The CLIP model that is served, loaded or not."""
         return self._engine.clip_info
 
-    async def decode(self, data: bytes) -> Photo:
-        """Decode an image file.
+    async def decode(self, data: bytes, *, short_side: int = SHORT_SIDE) -> Photo:
+        """Decode an image file; see `images.decode`.
 
         Raises:
             ImageError: the bytes can't be read as an image; says why.
@@ -60,6 +60,7 @@ class Inference:
             data,
             max_bytes=self._settings.max_image_bytes,
             max_pixels=self._settings.max_image_pixels,
+            short_side=short_side,
         )
         return await _answer_of(future, "Decoding")
 

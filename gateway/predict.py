@@ -16,6 +16,7 @@ from litestar.handlers import BaseRouteHandler
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.types import ControllerRouterHandler
 
+from gateway import web
 from gateway.errors import AnyRequest, Unprocessable
 from gateway.forms import read_form
 from gateway.immich_ml import (
@@ -38,10 +39,12 @@ _MAX_TEXT_BYTES = 64 * 1024
 _TAGS = ["Immich's machine learning"]
 
 
-@get("/", tags=_TAGS, summary="Say what this is, as Immich's ML server does")
-async def root() -> dict[str, str]:
-    """Answer as Immich's own ML server does."""
-    return {"message": "Immich ML"}
+@get("/", tags=_TAGS, summary="Say what this is, as Immich's ML server does; the page for browsers")
+async def root(request: AnyRequest, services: NamedDependency[Services]) -> Response[Any]:
+    """Answer as Immich's own ML server does; a browser, which asks for HTML, gets the page."""
+    if "ml_key" not in request.path_params and web.wants_page(request):
+        return web.answer("index.html", request, services)
+    return Response({"message": "Immich ML"})
 
 
 @get("/ping", media_type=MediaType.TEXT, tags=_TAGS, summary="Say that the server runs")

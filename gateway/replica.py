@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import asyncpg
@@ -88,6 +89,17 @@ class Replica:
             except DatabaseUnavailable as error:
                 self._lose(error.detail)
         return await self._primary.fetch(sql, *values)
+
+    async def listen(
+        self,
+        channels: Sequence[str],
+        *,
+        heard: Callable[[str, str], None],
+        listening: Callable[[], None],
+        lost: Callable[[], None],
+    ) -> None:
+        """See `Queries`. There is no LISTEN on a replica."""
+        await self._primary.listen(channels, heard=heard, listening=listening, lost=lost)
 
     async def fetch_one(self, sql: str, *values: object) -> Row | None:
         """See `Queries`."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 from uuid import UUID
 
 import asyncpg
@@ -11,6 +13,7 @@ import msgspec
 import pgvector
 from litestar import get, post
 from litestar.di import NamedDependency
+from litestar.exceptions import NotFoundException
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import JSONBody, QueryParameter
 from msgspec import UNSET, Meta, UnsetType
@@ -46,10 +49,13 @@ _RESPONSES = {
 
 
 _SEARCH = """
-    SELECT s.asset_id, a."originalFileName" AS file_name, a."originalPath" AS path, s.score,
-           s.text_rank, s.text_score, s.vector_rank, s.vector_distance
+    SELECT s.asset_id, a."originalFileName" AS file_name, a."originalPath" AS path,
+           a."localDateTime" AS taken_at, a.type, (to_jsonb(a) ->> 'width')::int AS width,
+           (to_jsonb(a) ->> 'height')::int AS height, indexer_v1.preview_path(a.id) AS preview,
+           s.score, s.text_rank, s.text_score, s.vector_rank, s.vector_distance
     FROM indexer_v1.search(query => $1, embedding => $2, owners => $3, max_results => $4,
-                           skip => $5, method => $6, filter => $7::jsonb) WITH ORDINALITY AS s
+                           skip => $5, method => $6, filter => $7::jsonb,
+                           max_distance => $8) WITH ORDINALITY AS s
     JOIN asset a ON a.id = s.asset_id
     ORDER BY s.ordinality
 """
@@ -90,6 +96,13 @@ class SearchRequest(msgspec.Struct, forbid_unknown_fields=True):
     offset: Annotated[int, Meta(ge=0, le=MAX_OFFSET, description="Results to skip.")] = 0
     method: Annotated[Method, Meta(description=_METHOD)] = "rrf"
     filter: SearchFilter | None = None
+    like: Annotated[
+        UUID | None,
+        Meta(
+            description="A photo: what it shows is searched for, the nearest first, in place of "
+            "what the query says of the picture. It isn't among the results itself."
+        ),
+    ] = None
 
 
 class MatchedLine(msgspec.Struct):
@@ -109,16 +122,31 @@ class MatchedLine(msgspec.Struct):
     marks: list[tuple[int, int]]
 
 
-class SearchResult(msgspec.Struct):
+class PhotoSummary(msgspec.Struct):
+    """A photo in a list.
+
+    Attributes:
+        taken_at: by the clock of the place where it was taken.
+        type: `IMAGE` or `VIDEO`.
+        width, height: of its upright preview, in pixels or in the same proportion; null: unknown.
+    """
+
+    asset_id: UUID
+    file_name: str
+    path: str
+    taken_at: datetime
+    type: str
+    width: int | None
+    height: int | None
+
+
+class SearchResult(PhotoSummary):
     """One photo: where it stands on each side, and why. A side without it has nulls.
 
     Attributes:
         lines: the lines of text that answer the query, in reading order.
     """
 
-    asset_id: UUID
-    file_name: str
-    path: str
     score: float
     text_rank: int | None
     text_score: float | None
@@ -183,12 +211,18 @@ async def search_json(
 
 async def _search(asked: SearchRequest, services: Services, caller: Caller) -> SearchAnswer:
     query = asked.q.replace("\x00", " ")  # PostgreSQL's text can't hold it
-    embedding, problem = await _embed(query, services)
+    owners = await caller.owners(services.database)
+    if asked.like is None:
+        embedding, problem = await _embed(query, services)
+    else:
+        embedding, problem = await _embedding_of(services.database, asked.like, owners), None
     rows = await _ranked(
         services.searching,
         query=query,
         embedding=embedding,
-        owners=await caller.owners(services.database),
+        # Two pictures are nearer to each other than a text is to any picture: no limit.
+        max_distance=None if asked.like is None else 2.0,
+        owners=owners,
         # one more than asked for, to know whether there is a next page
         max_results=asked.limit + 1,
         skip=asked.offset,
@@ -196,10 +230,14 @@ async def _search(asked: SearchRequest, services: Services, caller: Caller) -> S
         chosen=asked.filter,
     )
     more = len(rows) > asked.limit and asked.offset + asked.limit <= MAX_OFFSET
-    page = rows[: asked.limit]
-    lines = await _matches(services.searching, query, page)
+    page = [row for row in rows[: asked.limit] if row["asset_id"] != asked.like]
+    read = [row["asset_id"] for row in page if row["text_rank"] is not None]
+    lines = await matching_lines(services.searching, query, read) if read else {}
     return SearchAnswer(
-        results=[SearchResult(**dict(row), lines=lines.get(row["asset_id"], [])) for row in page],
+        results=[
+            SearchResult(**row, lines=lines.get(row["asset_id"], []))
+            for row in await with_sizes(page, services)
+        ],
         picture_search=embedding is not None,
         picture_problem=problem,
         next_offset=asked.offset + asked.limit if more else None,
@@ -218,11 +256,32 @@ async def _embed(query: str, services: Services) -> tuple[Embedding | None, str 
     return await services.inference.embed_text(row["picture"]), None
 
 
+async def _embedding_of(
+    database: Queries, asset_id: UUID, owners: list[UUID] | None
+) -> Embedding | None:
+    """Return the embedding of a photo that these owners may see; None where it has none yet.
+
+    Raises:
+        NotFoundException: there is no such photo, or it isn't theirs to see.
+    """
+    row = await database.fetch_one(
+        "SELECT c.embedding::vector AS embedding"
+        " FROM indexer_v1.photos(asset_ids => ARRAY[$1::uuid], owners => $2) AS p"
+        " LEFT JOIN indexer_v1.clip c USING (asset_id)",
+        asset_id,
+        owners,
+    )
+    if row is None:
+        raise NotFoundException("There is no such photo, or it isn't yours to see.")
+    return None if row["embedding"] is None else row["embedding"].to_numpy()
+
+
 async def _ranked(
     database: Queries,
     *,
     query: str,
     embedding: Embedding | None,
+    max_distance: float | None,
     owners: list[UUID] | None,
     max_results: int,
     skip: int,
@@ -234,7 +293,7 @@ async def _ranked(
     Raises:
         Unprocessable: this database has nothing to filter by, such as albums in folder mode.
     """
-    try:
+    with filtered():
         return await database.fetch(
             _SEARCH,
             query,
@@ -243,26 +302,57 @@ async def _ranked(
             max_results,
             skip,
             method,
-            None if chosen is None else msgspec.json.encode(chosen).decode(),
+            encode_filter(chosen),
+            max_distance,
         )
+
+
+def encode_filter(chosen: SearchFilter | None) -> str | None:
+    """Return a filter as `filter_conditions` in SQL takes it."""
+    return None if chosen is None else msgspec.json.encode(chosen).decode()
+
+
+@contextmanager
+def filtered() -> Iterator[None]:
+    """Around statements that filter.
+
+    Raises:
+        Unprocessable: this database has nothing to filter by, such as albums in folder mode.
+    """
+    try:
+        yield
     except asyncpg.FeatureNotSupportedError as error:
         raise Unprocessable(str(error)) from error
 
 
-async def _matches(database: Queries, query: str, page: list[Row]) -> dict[UUID, list[MatchedLine]]:
-    """Return the lines that answer the query, of the photos on this page alone."""
-    read = [row["asset_id"] for row in page if row["text_rank"] is not None]
-    if not read:
-        return {}
+async def matching_lines(
+    database: Queries, query: str, asset_ids: list[UUID]
+) -> dict[UUID, list[MatchedLine]]:
+    """Return the lines that answer a query, of some photos."""
     rows = await database.fetch(
         """
         SELECT m.asset_id, jsonb_agg(to_jsonb(m) - 'asset_id' ORDER BY m.line)::text AS lines
         FROM indexer_v1.matches($1, $2) AS m
         GROUP BY m.asset_id
         """,
-        query,
-        read,
+        query.replace("\x00", " "),
+        asset_ids,
     )
     return {
         row["asset_id"]: msgspec.json.decode(row["lines"], type=list[MatchedLine]) for row in rows
     }
+
+
+async def with_sizes(rows: list[Row], services: Services) -> list[dict[str, Any]]:
+    """Return rows without their `preview`, their missing `width` and `height` read from its file.
+
+    Immich before 2.6, and a folder of photos, have no sizes in the database.
+    """
+    found = [dict(row) for row in rows]
+    previews = [row.pop("preview") for row in found]
+    unknown = [n for n, row in enumerate(found) if not row["width"] and previews[n]]
+    if unknown:
+        sizes = await services.thumbnails.sizes([previews[n] for n in unknown])
+        for n, size in zip(unknown, sizes, strict=True):
+            found[n]["width"], found[n]["height"] = size or (None, None)
+    return found

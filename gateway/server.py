@@ -76,6 +76,11 @@ class _Protocol(H11Protocol):
 
 
 class _Server(uvicorn.Server):
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """End what would never end by itself, then wait for the rest."""
+        self.config.app.state["services"].events.end()  # type: ignore[union-attr]
+        await super().shutdown(sockets)
+
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
         """Stop at SIGINT and SIGTERM; return then, so that whoever called can stop the rest.

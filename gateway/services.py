@@ -8,6 +8,7 @@ from gateway.auth import Caller, ImmichUsers, check_local
 from gateway.clip_names import ClipNames
 from gateway.database import Database, NoDatabase, Queries
 from gateway.errors import AnyRequest
+from gateway.events import Events
 from gateway.faces import ImmichMl
 from gateway.immich_client import ImmichClient
 from gateway.immich_items import Items
@@ -15,6 +16,7 @@ from gateway.immich_ranking import Ranking
 from gateway.inference import Inference
 from gateway.intake import Intake
 from gateway.replica import Replica
+from gateway.thumbnails import Thumbnails
 from indexer.library import owner_of
 from indexer.metrics import Metrics
 from indexer.models.engine import Engine
@@ -42,6 +44,8 @@ class Services:
         self.immich = ImmichClient(settings.immich_url)
         self.immich_items = Items(self.immich)
         self.immich_ranking = Ranking(self.database, self.searching, self.inference)
+        self.events = Events(self.database)
+        self.thumbnails = Thumbnails(settings, self.inference)
 
     async def open(self) -> None:
         """Open what needs the event loop. Nothing that is away keeps it from starting."""
@@ -51,6 +55,8 @@ class Services:
 
     async def close(self) -> None:
         """Close everything but the engine, which isn't ours."""
+        await self.events.close()
+        self.thumbnails.close()
         await self.immich_ml.close()
         await self.users.close()
         await self.immich.close()
@@ -74,7 +80,8 @@ async def provide_caller(request: AnyRequest, services: NamedDependency[Services
         ServiceUnavailableException: see `gateway.auth`.
     """
     if services.settings.attached:
-        return Caller(await services.users.user(request))
+        user = await services.users.user(request)
+        return Caller(user.id, name=user.name, admin=user.is_admin)
     check_local(request)
     folder = services.settings.photos_dir
-    return Caller(None, owner_of(folder) if folder else None)
+    return Caller(None, owner_of(folder) if folder else None, admin=True)

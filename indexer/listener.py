@@ -9,7 +9,8 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import NoReturn
 from uuid import uuid4
 
 import asyncpg
@@ -51,8 +52,6 @@ class Wake:
 class Listener:
     """Rings the bell at every NOTIFY, and after every (re)connection.
 
-    A connection that went deaf without closing is found out by a message to itself.
-
     Args:
         url: of the database.
         wake: the bell.
@@ -90,46 +89,91 @@ class Listener:
             self._loop.close()
 
     async def _run(self) -> None:
-        backoff = 0.5
-        while True:
-            try:
-                await self._listen()
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
-                if self.listening.is_set():
-                    backoff = 0.5
-                self.listening.clear()
-                self.reconnects += 1
-                self._on_lost()
-                log.warning(
-                    "listener: %s: %s; again in %.1f s", type(error).__name__, error, backoff
-                )
-                await asyncio.sleep(backoff)
-                backoff = min(backoff * 2, _MAX_BACKOFF_SECONDS)
-
-    async def _listen(self) -> None:
-        connection = await asyncpg.connect(
+        await listen(
             self._url,
-            timeout=_ANSWER_SECONDS,
-            command_timeout=_ANSWER_SECONDS,
-            server_settings={"application_name": "immich-indexer listener"},
+            [CHANNEL],
+            heard=lambda _channel, _payload: self._wake.ring(),
+            listening=self._begin,
+            lost=self._lose,
         )
+
+    def _begin(self) -> None:
+        self.listening.set()
+        self._wake.ring()  # whatever was sent before we listened
+
+    def _lose(self) -> None:
+        self.listening.clear()
+        self.reconnects += 1
+        self._on_lost()
+
+
+async def listen(
+    url: str,
+    channels: Sequence[str],
+    *,
+    heard: Callable[[str, str], None],
+    listening: Callable[[], None],
+    lost: Callable[[], None],
+) -> None:
+    """Listen until cancelled; after a lost connection, on a new one.
+
+    A connection that went deaf without closing is found out by a message to itself.
+
+    Args:
+        heard: called with the channel and the payload of every message.
+        listening: called after every (re)connection: whatever was sent before was missed.
+        lost: called when the connection is lost, or can't be made.
+    """
+    backoff = 0.5
+    while True:
+        connected = False
+
+        def begin() -> None:
+            nonlocal connected
+            connected = True
+            listening()
+
         try:
-            answers: asyncio.Queue[str] = asyncio.Queue()
-            await connection.add_listener(CHANNEL, lambda *_: self._wake.ring())
-            probe = f"{_PROBE_CHANNEL}_{uuid4().hex[:8]}"  # nobody else's probes wake us
-            await connection.add_listener(probe, lambda *message: answers.put_nowait(message[3]))
-            closed = asyncio.Event()
-            connection.add_termination_listener(lambda _: closed.set())
-            self.listening.set()
-            self._wake.ring()  # whatever was sent before we listened
-            while True:
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(closed.wait(), _PROBE_SECONDS)
-                    raise ConnectionError("the connection was closed")
-                sent = uuid4().hex
-                await connection.execute("SELECT pg_notify($1, $2)", probe, sent)
-                async with asyncio.timeout(_ANSWER_SECONDS):
-                    while await answers.get() != sent:
-                        pass
-        finally:
-            connection.terminate()
+            await _listen_once(url, channels, heard, begin)
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError) as error:
+            if connected:
+                backoff = 0.5
+            lost()
+            log.warning("listener: %s: %s; again in %.1f s", type(error).__name__, error, backoff)
+            await asyncio.sleep(backoff)
+            backoff = min(backoff * 2, _MAX_BACKOFF_SECONDS)
+
+
+async def _listen_once(
+    url: str,
+    channels: Sequence[str],
+    heard: Callable[[str, str], None],
+    listening: Callable[[], None],
+) -> NoReturn:
+    """Listen until the connection is lost, which raises."""
+    connection = await asyncpg.connect(
+        url,
+        timeout=_ANSWER_SECONDS,
+        command_timeout=_ANSWER_SECONDS,
+        server_settings={"application_name": "immich-indexer listener"},
+    )
+    try:
+        answers: asyncio.Queue[str] = asyncio.Queue()
+        for channel in channels:
+            await connection.add_listener(channel, lambda *message: heard(*message[2:]))
+        probe = f"{_PROBE_CHANNEL}_{uuid4().hex[:8]}"  # nobody else's probes wake us
+        await connection.add_listener(probe, lambda *message: answers.put_nowait(message[3]))
+        closed = asyncio.Event()
+        connection.add_termination_listener(lambda _: closed.set())
+        listening()
+        while True:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(closed.wait(), _PROBE_SECONDS)
+                raise ConnectionError("the connection was closed")
+            sent = uuid4().hex
+            await connection.execute("SELECT pg_notify($1, $2)", probe, sent)
+            async with asyncio.timeout(_ANSWER_SECONDS):
+                while await answers.get() != sent:
+                    pass
+    finally:
+        connection.terminate()

@@ -139,7 +139,9 @@ class Engine:
         """
         return self._clip.problem()
 
-    def decode(self, data: bytes, *, max_bytes: int, max_pixels: int) -> Future[Photo]:
+    def decode(
+        self, data: bytes, *, max_bytes: int, max_pixels: int, short_side: int = images.SHORT_SIDE
+    ) -> Future[Photo]:
         """Decode an image file; see `images.decode`. Fails with ImageError."""
         future: Future[Photo] = Future()
 
@@ -152,7 +154,9 @@ class Engine:
                 return
             try:
                 with self._watchdog.watch("decoding", 1, give_up):
-                    photo = images.decode(data, max_bytes=max_bytes, max_pixels=max_pixels)
+                    photo = images.decode(
+                        data, max_bytes=max_bytes, max_pixels=max_pixels, short_side=short_side
+                    )
             except Exception as error:
                 with suppress(InvalidStateError):
                     future.set_exception(error)

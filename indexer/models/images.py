@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -72,14 +73,19 @@ def read(path: Path, *, max_bytes: int) -> bytes:
         OSError: the file isn't there or can't be read; unchanged.
         ImageError: it is larger than `max_bytes`, or a pipe or a device, which never end.
     """
-    with open(path, "rb", opener=open_at_once) as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise ImageError("not a file")
-        _check_bytes(status.st_size, max_bytes)
+    with _regular_file(path) as file:
+        _check_bytes(os.fstat(file.fileno()).st_size, max_bytes)
         data = file.read(max_bytes + 1)  # it may grow meanwhile
         _check_bytes(len(data), max_bytes)
         return data
+
+
+@contextmanager
+def _regular_file(path: Path) -> Iterator[BinaryIO]:
+    with open(path, "rb", opener=open_at_once) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise ImageError("not a file")
+        yield file
 
 
 def open_at_once(path: str, flags: int) -> int:
@@ -87,10 +93,10 @@ def open_at_once(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-def decode(data: bytes, *, max_bytes: int, max_pixels: int) -> Photo:
+def decode(data: bytes, *, max_bytes: int, max_pixels: int, short_side: int = SHORT_SIDE) -> Photo:
     """Decode an image file; of an animation, the first frame.
 
-    JPEGs are decoded at a half, quarter or eighth where that still leaves `SHORT_SIDE`
+    JPEGs are decoded at a half, quarter or eighth where that still leaves `short_side`
     (Pillow's ``draft``): three times faster than whole, for the same text and embeddings.
 
     Raises:
@@ -100,7 +106,7 @@ def decode(data: bytes, *, max_bytes: int, max_pixels: int) -> Photo:
         raise ImageError("the file is empty (0 bytes)")
     _check_bytes(len(data), max_bytes)
     with _faults("image"):
-        image = _open(data, max_pixels)
+        image = _open(io.BytesIO(data), max_pixels)
     width, height = image.size
     if width * height > max_pixels:
         raise ImageError(
@@ -108,16 +114,43 @@ def decode(data: bytes, *, max_bytes: int, max_pixels: int) -> Photo:
             "(MAX_IMAGE_PIXELS)"
         )
     with _faults(image.format or "image"):
-        shrink = max(1, min(width, height) // SHORT_SIDE)
+        shrink = max(1, min(width, height) // short_side)
         image.draft("RGB", (width // shrink, height // shrink))
         image.load()
         orientation = _orientation(image)
-        upright = _rgb(image)
+        upright = _rgb(image, short_side)
         if orientation in _UPRIGHT:
             upright = upright.transpose(_UPRIGHT[orientation])
     if orientation in _SWAPS_SIDES:
         width, height = height, width
     return Photo(hashlib.sha256(data).digest(), width, height, upright)
+
+
+def read_size(path: Path) -> tuple[int, int]:
+    """Width and height of an image file, upright, in pixels, from its header alone.
+
+    Raises:
+        OSError: the file isn't there or can't be read; unchanged.
+        ImageError: not an image in a known format, or a pipe or a device.
+    """
+    with _regular_file(path) as file, _faults("image"):
+        image = _open(file, 0)
+        width, height = image.size
+        # PNG's EXIF may come after the picture: asking for it would decode all of it.
+        turned = "exif" in image.info and _orientation(image) in _SWAPS_SIDES
+    return (height, width) if turned else (width, height)
+
+
+def shrunk(photo: Photo, box: tuple[int, int]) -> bytes:
+    """JPEG of a photo that fits into a box (width, height in pixels); never enlarged."""
+    image = photo.image
+    scale = min(box[0] / image.width, box[1] / image.height)
+    if scale < 1:
+        size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+        image = image.resize(size, Image.Resampling.LANCZOS, reducing_gap=2.0)
+    out = io.BytesIO()
+    image.save(out, "JPEG", quality=85, progressive=True)
+    return out.getvalue()
 
 
 def _check_bytes(size: int, max_bytes: int) -> None:
@@ -143,7 +176,7 @@ def _faults(kind: str) -> Iterator[None]:
         raise ImageError(f"damaged or truncated {kind} file ({reason})") from error
 
 
-def _open(data: bytes, max_pixels: int) -> Image.Image:
+def _open(file: BinaryIO, max_pixels: int) -> Image.Image:
     """Read the header only.
 
     Goes through Pillow's registry of formats itself, because `Image.open` refuses by a limit
@@ -153,11 +186,13 @@ def _open(data: bytes, max_pixels: int) -> Image.Image:
     with _ceiling_lock:
         if Image.MAX_IMAGE_PIXELS is not None:
             Image.MAX_IMAGE_PIXELS = max(Image.MAX_IMAGE_PIXELS, max_pixels)
+    start = file.read(16)
+    file.seek(0)
     for name in FORMATS:
         factory, accepts = Image.OPEN[name]
         # A text instead of True says that the format is known but its decoder isn't there.
-        if accepts is not None and accepts(data[:16]) is True:
-            return factory(io.BytesIO(data), "")
+        if accepts is not None and accepts(start) is True:
+            return factory(file, "")
     raise ImageError(f"not an image in a known format ({', '.join(FORMATS)})")
 
 
@@ -170,7 +205,7 @@ def _orientation(image: Image.Image) -> int:
         return 1
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def _rgb(image: Image.Image, short_side: int) -> Image.Image:
     """Convert any mode to RGB, shrunk where the short side allows it."""
     if image.mode == "I" or image.mode == "F" or image.mode.startswith("I;16"):
         image = Image.fromarray(_eight_bits(np.asarray(image)))
@@ -178,7 +213,7 @@ def _rgb(image: Image.Image) -> Image.Image:
         image = image.convert("RGBA")
     elif image.mode not in ("L", "RGB", "CMYK"):
         image = image.convert("L" if image.mode == "1" else "RGB")
-    shrink = min(image.size) // SHORT_SIDE
+    shrink = min(image.size) // short_side
     if shrink >= 2:
         image = image.reduce(shrink)
     if image.mode == "RGBA":

@@ -93,7 +93,7 @@ def test_finds_text_and_pictures_in_one_ranking(client: httpx.Client, photo: Any
     assert page["next_offset"] is None
     best = page["results"][0]
     assert best.keys() == {
-        "asset_id", "file_name", "path", "score",
+        "asset_id", "file_name", "path", "taken_at", "type", "width", "height", "score",
         "text_rank", "text_score", "vector_rank", "vector_distance", "lines",
     }  # fmt: skip
     assert (best["asset_id"], best["path"]) == (str(both), "/photos/both.jpg")

@@ -308,8 +308,13 @@ BEGIN
 END
 $$;
 
--- Dead letters go back to work.
-CREATE OR REPLACE FUNCTION indexer_v1.requeue(asset_ids uuid[] DEFAULT NULL) RETURNS bigint
+-- Dead letters go back to work: all, or those of some photos, one owner, one task, one reason.
+DROP FUNCTION IF EXISTS indexer_v1.requeue(uuid[]);
+
+CREATE OR REPLACE FUNCTION indexer_v1.requeue(
+    asset_ids uuid[] DEFAULT NULL, owner uuid DEFAULT NULL, failed_task text DEFAULT NULL,
+    reason text DEFAULT NULL)
+RETURNS bigint
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -323,6 +328,10 @@ BEGIN
         SELECT dead.asset_id, dead.task FROM indexer_v1.job dead
         WHERE dead.dead_at IS NOT NULL
           AND (asset_ids IS NULL OR dead.asset_id = ANY (asset_ids))
+          AND (owner IS NULL OR EXISTS (SELECT FROM public.asset a
+                                        WHERE a.id = dead.asset_id AND a."ownerId" = owner))
+          AND (failed_task IS NULL OR dead.task = failed_task)
+          AND (reason IS NULL OR coalesce(dead.last_error, '') = reason)
         ORDER BY 1, 2 FOR UPDATE -- the order of enqueue
     ) AS d
     WHERE j.asset_id = d.asset_id AND j.task = d.task;

@@ -80,3 +80,27 @@ BEGIN
     RETURN made;
 END
 $$;
+
+-- What Immich knows of a photo, for people: {"camera", "lens", "place", "description"}, as far as
+-- there is something.
+CREATE OR REPLACE FUNCTION indexer_v1.photo_details(asset uuid) RETURNS jsonb
+LANGUAGE plpgsql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    exif jsonb;
+BEGIN
+    IF to_regclass('public.asset_exif') IS NOT NULL THEN
+        SELECT to_jsonb(x) INTO exif FROM public.asset_exif x WHERE x."assetId" = asset;
+    END IF;
+    RETURN coalesce((
+        SELECT jsonb_object_agg(d.name, d.value)
+        FROM (VALUES
+            ('camera', concat_ws(' ', exif ->> 'make', exif ->> 'model')),
+            ('lens', exif ->> 'lensModel'),
+            ('place', concat_ws(', ', exif ->> 'city', exif ->> 'state', exif ->> 'country')),
+            ('description', exif ->> 'description')
+        ) AS d(name, value)
+        WHERE d.value <> ''), '{}');
+END
+$$;
