@@ -137,7 +137,8 @@ export class Viewer {
     if (key === this.layer.dataset.key) return;
     this.layer.dataset.key = key;
     const laid = this.photo.lines.filter((line) => line.box).map((line) => lay(line, shown));
-    this.layer.replaceChildren(...laid.map(({ node }) => node));
+    // What is selected over several lines is copied as several.
+    this.layer.replaceChildren(...laid.flatMap(({ node }) => [node, el("br")]));
     // All are measured before any is changed: one layout, however many lines.
     const lengths = laid.map(({ node, vertical }) => (vertical ? node.offsetHeight : node.offsetWidth) || 1);
     laid.forEach((line, n) => stretch(line, lengths[n]));

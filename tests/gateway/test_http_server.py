@@ -201,6 +201,8 @@ def test_the_description_of_the_api(gateway: Any) -> None:
         ("post", "/predict"),
         ("get", "/search"),
         ("post", "/search"),
+        ("post", "/api/search/smart"),
+        ("post", "/api/search/metadata"),
         ("post", "/assets/{asset_id}/reprocess"),
         ("get", "/reprocess/{request_id}"),
         ("post", "/photos"),
