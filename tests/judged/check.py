@@ -7,12 +7,12 @@ overlooked.
 
 from __future__ import annotations
 
-from tests.judged.judged import Query, literal_matches, queries
+from tests.judged.judged import Query, Set, literal_matches, queries
 
 
-def overlooked(query: Query) -> tuple[list[str], list[str]]:
+def overlooked(query: Query, of: Set = "main") -> tuple[list[str], list[str]]:
     """Texts with the letters that nobody decided about, and answers that unexpectedly lack them."""
-    literal = literal_matches(query.q)
+    literal = literal_matches(query.q, of)
     undecided = set(literal) - set(query.relevant) - set(query.lookalikes)
     unlike = set(query.relevant) - set(literal) - set(query.variants)
     return sorted(undecided), sorted(unlike)

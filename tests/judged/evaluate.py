@@ -4,6 +4,7 @@
     python -m tests.judged.evaluate --url postgresql://…       # a server with zhparser: all rules
     python -m tests.judged.evaluate --url … --split report     # the figures to quote
     python -m tests.judged.evaluate --url … --errors "ours, zhparser"
+    python -m tests.judged.evaluate --url … --set blind        # a set that nobody tuned on
 
 The user of the URL must be allowed to create databases: the texts go into a scratch database that
 is dropped at the end. What the figures mean: measures.py.
@@ -27,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pg.embedded import Server
-from tests.judged.judged import Query, queries
+from tests.judged.judged import Query, Set, queries, texts
 from tests.judged.measures import Measures, mean, measure
 from tests.judged.rules import RULES, Rule
 
@@ -45,7 +46,7 @@ class Answer:
 
 
 def evaluate(
-    url: str, asked: Sequence[Query], rules: Sequence[Rule] = RULES
+    url: str, asked: Sequence[Query], rules: Sequence[Rule] = RULES, of: Set = "main"
 ) -> dict[str, list[Answer]]:
     """Ask every query of every rule that the server can run; answers by name of the rule."""
     answers = {}
@@ -59,7 +60,7 @@ def evaluate(
             if rule.zhparser and not zhparser:
                 continue
             with psycopg.connect(database, autocommit=True) as connection:
-                rule.prepare(connection)
+                rule.prepare(connection, texts(of))
             # A connection that hasn't parsed yet: zhparser reads its word lists only once.
             with psycopg.connect(database, autocommit=True) as connection:
                 answers[rule.name] = [Answer(q, rule.search(connection, q.q)) for q in asked]
@@ -133,16 +134,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--url", help="a PostgreSQL with pgvector; left out: the embedded one")
     parser.add_argument("--split", choices=["tune", "report", "all"], default="tune")
+    parser.add_argument("--set", choices=["main", "blind"], default="main", dest="of")
     names = [rule.name for rule in RULES]
     parser.add_argument("--rule", action="append", choices=names, help="only this (repeatable)")
     parser.add_argument("--errors", choices=names, help="list the mistakes of this rule")
     options = parser.parse_args()
-    if options.errors and options.split != "tune":
-        parser.error("--errors shows the half for tuning only: the other is for reporting")
-    asked = [query for query in queries() if options.split in ("all", query.split)]
+    if options.errors and (options.split != "tune" or options.of != "main"):
+        parser.error("--errors shows the half for tuning only: the rest is for reporting")
+    split = "all" if options.of == "blind" else options.split
+    asked = [query for query in queries(options.of) if split in ("all", query.split)]
     rules = [rule for rule in RULES if rule.name in (options.rule or names)]
     with server_of(options.url) as url:
-        answers = evaluate(url, asked, rules)
+        answers = evaluate(url, asked, rules, options.of)
     # Wide enough for a row per kind, whatever the terminal says.
     console = Console(width=max(Console().width, 24 + 24 * len(answers)))
     left_out = [rule.name for rule in rules if rule.name not in answers]
@@ -150,7 +153,7 @@ def main() -> None:
         console.print(f"Left out, because this server has no zhparser: {'; '.join(left_out)}.")
     if not answers:
         sys.exit(1)
-    show(console, answers, f"{len(asked)} queries ({options.split})")
+    show(console, answers, f"{len(asked)} queries ({options.of}, {split})")
     if options.errors in answers:
         show_errors(console, answers[options.errors])
 

@@ -19,6 +19,7 @@ import msgspec
 HERE = Path(__file__).parent
 
 Split = Literal["tune", "report"]
+Set = Literal["main", "blind"]  # blind/README.md says why there are two
 
 
 class Text(msgspec.Struct, frozen=True):
@@ -55,15 +56,19 @@ class Query(msgspec.Struct, frozen=True):
 
 
 @cache
-def texts() -> tuple[Text, ...]:
-    lines = (HERE / "texts.jsonl").read_bytes().splitlines()
+def texts(of: Set = "main") -> tuple[Text, ...]:
+    lines = (_folder(of) / "texts.jsonl").read_bytes().splitlines()
     return tuple(msgspec.json.decode(line, type=Text) for line in lines)
 
 
 @cache
-def queries() -> tuple[Query, ...]:
-    lines = (HERE / "queries.jsonl").read_bytes().splitlines()
+def queries(of: Set = "main") -> tuple[Query, ...]:
+    lines = (_folder(of) / "queries.jsonl").read_bytes().splitlines()
     return tuple(msgspec.json.decode(line, type=Query) for line in lines)
+
+
+def _folder(of: Set) -> Path:
+    return HERE / of if of == "blind" else HERE
 
 
 def words(query: str) -> list[str]:
@@ -71,13 +76,13 @@ def words(query: str) -> list[str]:
     return [quoted or word for quoted, word in re.findall(r'"([^"]*)"|(\S+)', query)]
 
 
-def literal_matches(query: str) -> list[str]:
+def literal_matches(query: str, of: Set = "main") -> list[str]:
     """Ids of the texts that hold the letters of every word of a query.
 
     Wide and narrow, upper and lower case, traditional and simplified letters count as the same.
     """
     wanted = [_fold(word) for word in words(query)]
-    return [text.id for text in texts() if all(word in _fold(text.text) for word in wanted)]
+    return [text.id for text in texts(of) if all(word in _fold(text.text) for word in wanted)]
 
 
 @cache

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal, LiteralString
 
@@ -26,19 +26,22 @@ class Rule:
     """One way to search.
 
     Attributes:
-        prepare: makes its tables and fills them; run once, then connections are made anew.
+        prepare: makes its tables and fills them with the texts; run once, then connections are made
+            anew.
         search: ids of the texts found for a query, best first.
         zhparser: whether the server must have it.
     """
 
     name: str
-    prepare: Callable[[Connection], None]
+    prepare: Callable[[Connection, Sequence[Text]], None]
     search: Callable[[Connection, str], list[str]]
     zhparser: bool = False
 
 
-def _ours(tokenizer: Literal["zhparser", "bigram"]) -> Callable[[Connection], None]:
-    def prepare(connection: Connection) -> None:
+def _ours(
+    tokenizer: Literal["zhparser", "bigram"],
+) -> Callable[[Connection, Sequence[Text]], None]:
+    def prepare(connection: Connection, texts: Sequence[Text]) -> None:
         create_library_tables(connection)
         migrate(connection, tokenizer)
         connection.execute("TRUNCATE public.asset CASCADE")
@@ -47,7 +50,7 @@ def _ours(tokenizer: Literal["zhparser", "bigram"]) -> Callable[[Connection], No
                 'INSERT INTO public.asset (id, "ownerId", type, "originalPath", "originalFileName",'
                 ' "fileCreatedAt", "fileModifiedAt", "localDateTime")'
                 " VALUES (%s, gen_random_uuid(), 'IMAGE', %s, %s, now(), now(), now())",
-                [(text.asset_id, text.id, text.id) for text in texts()],
+                [(text.asset_id, text.id, text.id) for text in texts],
             )
             cursor.executemany(
                 "INSERT INTO indexer_v1.ocr"
@@ -62,7 +65,7 @@ def _ours(tokenizer: Literal["zhparser", "bigram"]) -> Callable[[Connection], No
                         text.text,
                         hashlib.sha256(text.id.encode()).digest(),
                     )
-                    for text in texts()
+                    for text in texts
                 ],
             )
         connection.execute("ANALYZE indexer_v1.ocr")
@@ -89,11 +92,11 @@ def _search_ours(connection: Connection, query: str) -> list[str]:
         " ORDER BY score DESC, asset_id",
         [query, EVERYTHING],
     )
-    names = {text.asset_id: text.id for text in texts()}
+    names = {text.asset_id: text.id for text in (*texts("main"), *texts("blind"))}
     return [names[asset_id] for (asset_id,) in rows]
 
 
-def _beside(connection: Connection) -> None:
+def _beside(connection: Connection, texts: Sequence[Text]) -> None:
     """A table with the texts as they are, in the schema of the rules beside ours."""
     connection.execute("CREATE SCHEMA IF NOT EXISTS beside")
     connection.execute(
@@ -106,7 +109,7 @@ def _beside(connection: Connection) -> None:
             "INSERT INTO beside.photo VALUES (%s, %s, %s, %s)",
             [
                 (text.id, text.asset_id, text.text, _immich_tokens(text.text.split("\n")))
-                for text in texts()
+                for text in texts
             ],
         )
 
@@ -122,8 +125,8 @@ def _immich_tokens(lines: list[str]) -> str:
     return " ".join(tokens)
 
 
-def _prepare_immich(connection: Connection) -> None:
-    _beside(connection)
+def _prepare_immich(connection: Connection, texts: Sequence[Text]) -> None:
+    _beside(connection, texts)
     connection.execute("CREATE EXTENSION IF NOT EXISTS unaccent")
     connection.execute("CREATE EXTENSION IF NOT EXISTS pg_trgm")
     connection.execute(
@@ -149,9 +152,9 @@ def _search_ilike(connection: Connection, query: str) -> list[str]:
     )
 
 
-def _prepare_common_zhparser(connection: Connection) -> None:
+def _prepare_common_zhparser(connection: Connection, texts: Sequence[Text]) -> None:
     """The configuration that most articles about zhparser give."""
-    _beside(connection)
+    _beside(connection, texts)
     connection.execute("CREATE EXTENSION IF NOT EXISTS zhparser")
     # Ours, in the same database, has added words to it.
     connection.execute("DELETE FROM zhparser.zhprs_custom_word")

@@ -7,22 +7,32 @@ from pathlib import Path
 import pytest
 
 from tests.judged.check import overlooked
-from tests.judged.judged import Query, literal_matches, queries, texts
+from tests.judged.judged import Query, Set, literal_matches, queries, texts
 from tests.judged.measures import Measures, mean, measure
 
+SETS: tuple[Set, ...] = ("main", "blind")
+EVERY = [pytest.param(of, query, id=query.q) for of in SETS for query in queries(of)]
 
-@pytest.mark.parametrize("query", queries(), ids=lambda query: query.q)
-def test_letters_and_judgement_agree_or_the_difference_is_written_down(query: Query) -> None:
-    assert overlooked(query) == ([], [])
-    literal = set(literal_matches(query.q))
+
+@pytest.mark.parametrize(("of", "query"), EVERY)
+def test_letters_and_judgement_agree_or_the_difference_is_written_down(
+    of: Set, query: Query
+) -> None:
+    assert overlooked(query, of) == ([], [])
+    literal = set(literal_matches(query.q, of))
     assert set(query.lookalikes) <= literal - set(query.relevant)
     assert set(query.variants) <= set(query.relevant) - literal
-    assert set(query.relevant) <= {text.id for text in texts()}
+    assert set(query.relevant) <= {text.id for text in texts(of)}
 
 
-def test_ids_and_queries_are_unique() -> None:
-    assert len({text.id for text in texts()}) == len(texts())
-    assert len({query.q for query in queries()}) == len(queries())
+@pytest.mark.parametrize("of", SETS)
+def test_ids_and_queries_are_unique(of: Set) -> None:
+    assert len({text.id for text in texts(of)}) == len(texts(of))
+    assert len({query.q for query in queries(of)}) == len(queries(of))
+
+
+def test_nothing_of_the_blind_set_is_for_tuning() -> None:
+    assert {query.split for query in queries("blind")} == {"report"}
 
 
 def test_every_kind_is_divided_evenly() -> None:
