@@ -96,6 +96,7 @@ def _migrate(connection: Connection, tokenizer: Literal["auto", "zhparser", "big
     healed = _heal(connection)
     chosen = _choose_tokenizer(connection, tokenizer)
     applied += _run_functions(connection, chosen, vector.version)
+    connection.execute("SELECT indexer_v1.ensure_clip_index()")
     triggers: int = fetch_value(connection, "SELECT indexer_v1.ensure_triggers()")
     return Report(applied, healed, chosen, triggers)
 
@@ -245,10 +246,6 @@ def _heal(connection: Connection) -> list[str]:
             sql.SQL("ALTER TABLE indexer_v1.clip ADD COLUMN embedding halfvec({}) NOT NULL").format(
                 sql.Literal(model[0] if model else 512)
             )
-        )
-        connection.execute(
-            "CREATE INDEX clip_embedding_idx ON indexer_v1.clip"
-            " USING hnsw (embedding halfvec_cosine_ops) WITH (m = 16, ef_construction = 100)"
         )
         healed.append("column indexer_v1.clip.embedding (empty: photos are embedded again)")
     for table in ("job", "ocr", "clip", "write_back"):

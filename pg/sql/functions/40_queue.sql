@@ -420,6 +420,20 @@ AS $$
     ORDER BY 1, 2
 $$;
 
+-- Makes the index of embeddings where it is missing. m and ef_construction: at 100,000 photos
+-- ef_construction 100 finds 97 % of the hundred nearest (make bench-search).
+CREATE OR REPLACE FUNCTION indexer_v1.ensure_clip_index() RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path FROM CURRENT
+AS $$
+BEGIN
+    IF to_regclass('indexer_v1.clip_embedding_idx') IS NULL THEN
+        CREATE INDEX clip_embedding_idx ON indexer_v1.clip
+            USING hnsw (embedding halfvec_cosine_ops) WITH (m = 16, ef_construction = 100);
+    END IF;
+END
+$$;
+
 -- The model that the embeddings in indexer_v1.clip are made with. Another model's embeddings can't
 -- be compared, so they go, the column takes the new dimension, and every photo gets a job.
 CREATE OR REPLACE FUNCTION indexer_v1.use_clip_model(name text, dim integer) RETURNS boolean
@@ -436,10 +450,9 @@ BEGIN
     INSERT INTO indexer_v1.setting VALUES ('clip_model', use_clip_model.name || '/' || dim)
     ON CONFLICT ON CONSTRAINT setting_pkey DO UPDATE SET value = excluded.value;
     TRUNCATE indexer_v1.clip;
-    DROP INDEX indexer_v1.clip_embedding_idx;
+    DROP INDEX IF EXISTS indexer_v1.clip_embedding_idx;
     EXECUTE format('ALTER TABLE indexer_v1.clip ALTER COLUMN embedding TYPE halfvec(%s)', dim);
-    CREATE INDEX clip_embedding_idx ON indexer_v1.clip USING hnsw (embedding halfvec_cosine_ops)
-        WITH (m = 16, ef_construction = 100);
+    PERFORM indexer_v1.ensure_clip_index();
     RETURN true;
 END
 $$;
