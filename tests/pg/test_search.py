@@ -459,6 +459,30 @@ def test_both_indexes_are_used(large: Large, kind: str, scoped: bool) -> None:
         assert "Seq Scan on clip" not in text, text
 
 
+def test_the_best_texts_for_a_word_that_is_everywhere(large: Large) -> None:
+    """Cut short by impact: the texts on the page score what the best of all do."""
+    exact = large.connection.execute(
+        "SELECT 3 + ts_rank_cd('{0.4,0.7,0.8,1}', tsv, sure, 33) FROM indexer_v1.ocr,"
+        " indexer_v1.parse_query('合计') WHERE tsv @@ sure ORDER BY 1 DESC"
+    ).fetchall()
+    assert len(exact) > 1000
+    with plans(large.connection) as heard:
+        hits = search(large.connection, "合计", max_results=100)
+    assert [hit.text_score for hit in hits] == pytest.approx([score for (score,) in exact[:100]])
+    text = "\n".join(heard)
+    assert "+合计" in text, text
+    assert "(tsv @@ '''合计'''::tsquery)" not in text, text  # not everything that has the word
+
+
+def test_the_index_is_asked_what_it_can_answer(large: Large) -> None:
+    """Without weights: no row is read to look at its text before it is known to be in scope."""
+    with plans(large.connection) as heard:
+        assert search(large.connection, "机密", owners=[large.most])
+    text = "\n".join(heard)
+    assert "Index Cond: (tsv @@ '''机密'''::tsquery)" in text, text
+    assert "Rows Removed by Index Recheck" not in text, text
+
+
 def test_a_side_that_is_not_asked_is_not_run(large: Large) -> None:
     with plans(large.connection) as heard:
         search(large.connection, "ocr:机密", embedding=RED)

@@ -169,17 +169,20 @@ BEGIN
         END IF;
         IF size <= 3 THEN
             RETURN QUERY SELECT 2, jsonb_build_array(indexer_v1.pairs(run, 0, false, false));
-            -- Where the misread letters are a word of their own, that is what they say.
-            RETURN QUERY SELECT 1, jsonb_build_array(indexer_v1.pairs(run, 0, true, true, 1));
-            SELECT jsonb_agg(jsonb_set(item, '{lexemes}', lexemes)) INTO items
-            FROM jsonb_array_elements(indexer_v1.pairs(run, 0, true, true, 2)) AS item,
-                 LATERAL (
-                     SELECT coalesce(jsonb_agg(l), '[]') AS lexemes
-                     FROM jsonb_array_elements_text(item -> 'lexemes') AS l
-                     WHERE size > 2 OR NOT indexer_v1.is_word(l)) AS kept;
-            IF NOT jsonb_path_exists(items, '$[*].lexemes ? (@.size() == 0)') THEN
-                RETURN QUERY SELECT 1, jsonb_build_array(items);
-            END IF;
+            FOR alike IN 1..2 LOOP
+                SELECT jsonb_agg(jsonb_set(item, '{lexemes}', lexemes)) INTO items
+                FROM jsonb_array_elements(indexer_v1.pairs(run, 0, true, true, alike)) AS item,
+                     LATERAL (
+                         SELECT coalesce(jsonb_agg(l), '[]') AS lexemes
+                         FROM jsonb_array_elements_text(item -> 'lexemes') AS l
+                         -- A single pair as it is has been looked for. Where misread letters are a
+                         -- word of their own, that is what they say.
+                         WHERE size > 2 OR l <> run AND (alike = 1 OR NOT indexer_v1.is_word(l))
+                     ) AS kept;
+                IF NOT jsonb_path_exists(items, '$[*].lexemes ? (@.size() == 0)') THEN
+                    RETURN QUERY SELECT 1, jsonb_build_array(items);
+                END IF;
+            END LOOP;
             RETURN;
         END IF;
         RETURN QUERY SELECT 1, jsonb_build_array(indexer_v1.pairs(run, 0, false, false, 2));
@@ -292,9 +295,12 @@ BEGIN
 END
 $$;
 
--- One term of a query by level: 0, 0 and 1, all.
+DROP FUNCTION IF EXISTS indexer_v1.term_query(text, boolean);
+
+-- One term of a query by level: 0, 0 and 1, 1 alone, all.
 CREATE OR REPLACE FUNCTION indexer_v1.term_query(
-    term text, quoted boolean, OUT sure tsquery, OUT wide tsquery, OUT loose tsquery)
+    term text, quoted boolean, OUT sure tsquery, OUT wide tsquery, OUT wider tsquery,
+    OUT loose tsquery)
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan
@@ -302,8 +308,9 @@ AS $$
 BEGIN
     SELECT coalesce(string_agg(DISTINCT said, '|') FILTER (WHERE a.level = 0), '')::tsquery,
            coalesce(string_agg(DISTINCT said, '|') FILTER (WHERE a.level <= 1), '')::tsquery,
+           coalesce(string_agg(DISTINCT said, '|') FILTER (WHERE a.level = 1), '')::tsquery,
            coalesce(string_agg(DISTINCT said, '|'), '')::tsquery
-    INTO sure, wide, loose
+    INTO sure, wide, wider, loose
     FROM indexer_v1.term_alternatives(term, quoted) AS a,
          indexer_v1.alternative_query(a.phrases) AS said;
 END

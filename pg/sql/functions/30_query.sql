@@ -54,6 +54,8 @@ BEGIN
 END
 $$;
 
+DROP FUNCTION IF EXISTS indexer_v1.parse_query(text);
+
 -- What a query asks for. Empty tsqueries where there is nothing.
 --   wanted    text that must be there
 --   unwanted  text that must not be there
@@ -61,9 +63,10 @@ $$;
 --   sure      the same as wanted, but only the letters as they are, as whole words
 --   loose     the same again, also where the letters cut through words
 --   parts     wanted, one by one
+--   widened   what has wanted, but not sure, has this; all of wanted where there are several terms
 CREATE OR REPLACE FUNCTION indexer_v1.parse_query(
     query text, OUT wanted tsquery, OUT unwanted tsquery, OUT picture text,
-    OUT sure tsquery, OUT loose tsquery, OUT parts tsquery[])
+    OUT sure tsquery, OUT loose tsquery, OUT parts tsquery[], OUT widened tsquery)
 LANGUAGE plpgsql IMMUTABLE PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan
@@ -82,6 +85,7 @@ BEGIN
     sure := ''::tsquery;
     loose := ''::tsquery;
     unwanted := ''::tsquery;
+    widened := ''::tsquery;
     parts := '{}';
     FOR term IN SELECT * FROM indexer_v1.query_terms(query) LOOP
         SELECT * INTO asked FROM indexer_v1.term_query(term.word, term.quoted);
@@ -103,6 +107,7 @@ BEGIN
             letters := NULL;
         END IF;
         choice_wide := choice_wide || asked.wide;
+        widened := widened || asked.wider;
         choice_sure := choice_sure || asked.sure;
         choice_loose := choice_loose || asked.loose;
         letters := letters || CASE WHEN NOT term.quoted AND term.word ~ '^[A-Za-z0-9]+$'
@@ -117,6 +122,9 @@ BEGIN
         SELECT * INTO asked FROM indexer_v1.term_query(letters, false);
         wanted := wanted || asked.wide;
         loose := loose || asked.loose;
+    END IF;
+    IF choice > 1 THEN
+        widened := wanted;
     END IF;
     IF query !~* '^\s*ocr\s*[:：]' THEN
         picture := regexp_replace(query, '(^|\s)-(?:["“”„«»「」『』＂][^"“”„«»「」『』＂]*["“”„«»「」『』＂]?|\S+)', ' ', 'g');

@@ -46,6 +46,8 @@ DECLARE
     pool     constant integer := least(greatest(200, skip + max_results), 5000);
     asked    record;
     scope    text;
+    photos   double precision;
+    in_scope double precision;
     texts    record;
     vectors  record;
 BEGIN
@@ -55,16 +57,19 @@ BEGIN
     END IF;
     SELECT * INTO asked FROM indexer_v1.parse_query(search.query);
     scope := indexer_v1.search_scope(search.owners, search.filter);
+    in_scope := indexer_v1.estimated_rows('SELECT FROM public.asset a WHERE ' || scope);
+    SELECT greatest(c.reltuples, in_scope, 1) INTO photos
+    FROM pg_class c WHERE c.oid = 'public.asset'::regclass;
     SELECT * INTO vectors FROM indexer_v1.nearest_photos(
         -- A zero vector has no direction; a query with ocr: asks for text alone.
         CASE WHEN vector_norm(search.embedding) > 0
                   AND (asked.picture IS NOT NULL OR coalesce(search.query, '') = '')
              THEN search.embedding::halfvec END,
-        asked.unwanted, scope, pool,
+        asked.unwanted, scope, in_scope, pool,
         coalesce(search.max_distance, indexer_v1.max_distance()));
     SELECT * INTO texts FROM indexer_v1.photos_with_text(
-        asked.sure, asked.wanted, asked.loose, asked.parts, asked.unwanted, scope, pool,
-        vectors.ids);
+        asked.sure, asked.wanted, asked.widened, asked.loose, asked.parts, asked.unwanted, scope,
+        in_scope / photos, pool, vectors.ids);
     RETURN QUERY
     WITH text_side AS (
         SELECT id, rank_score, row_number() OVER (ORDER BY rank_score DESC, id) AS place
@@ -110,16 +115,22 @@ AS $$
         0.7)
 $$;
 
+DROP FUNCTION IF EXISTS indexer_v1.photos_with_text(
+    tsquery, tsquery, tsquery, tsquery[], tsquery, text, integer, uuid[]);
+
 -- The text side. Words as they are (sure); if that isn't a page full, also what OCR made of them
--- (wanted); if still nothing, also letters that cut through words (loose). Then, of the photos
+-- (wanted; those not found yet have one of widened); if still nothing, also letters that cut through words (loose). Then, of the photos
 -- that the vector side has, those with some of the words (parts).
 --
--- Ranking reads every match (some 7 µs each), and a word that is everywhere must not cost
--- everything: the first 2000 in the table's order, which only a change of the table changes, are
--- ranked, or as many as the page needs.
+-- Ranking costs some 3 µs a match, and a word that is everywhere must not cost everything. Where
+-- more than 400 matches in scope (a share of all photos) are to be expected, first those are ranked that have the words more than
+-- once or in a short text (see with_impacts()), from the highest impact down until the pool is
+-- full: cover density grows with the impact, so what is left out would rank below. Where words have
+-- no impact in any text, one is as good as another: the first 2000 in the table's order are ranked.
 CREATE OR REPLACE FUNCTION indexer_v1.photos_with_text(
-    sure tsquery, wanted tsquery, loose tsquery, parts tsquery[], unwanted tsquery, scope text,
-    pool integer, seen uuid[], OUT ids uuid[], OUT scores double precision[])
+    sure tsquery, wanted tsquery, widened tsquery, loose tsquery, parts tsquery[],
+    unwanted tsquery, scope text, share double precision, pool integer, seen uuid[],
+    OUT ids uuid[], OUT scores double precision[])
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 SET max_parallel_workers_per_gather = 0
@@ -130,6 +141,8 @@ DECLARE
     level    integer := 3;
     searched tsquery := ''::tsquery;
     asked    tsquery;
+    by_index tsquery;
+    impact   integer;
     more     record;
 BEGIN
     ids := '{}';
@@ -137,28 +150,39 @@ BEGIN
     FOREACH asked IN ARRAY ARRAY[sure, wanted, loose] LOOP
         IF numnode(asked) > 0 AND asked <> searched AND cardinality(ids) < pool
            AND (level > 1 OR cardinality(ids) = 0) THEN
-            EXECUTE format($q$
-                SELECT array_agg(t.asset_id) AS ids, array_agg(%s + t.rank_score) AS scores
-                FROM (
-                    SELECT h.asset_id, h.rank_score
+            by_index := CASE level WHEN 2 THEN widened ELSE asked END;
+            -- A step of impact is a fourth to a tenth of the texts.
+            impact := width_bucket(share * indexer_v1.estimated_rows(format(
+                'SELECT FROM indexer_v1.ocr o WHERE o.tsv @@ %L', by_index)), '{400,4000,40000}');
+            WHILE impact >= 0 AND cardinality(ids) < pool LOOP
+                EXECUTE format($q$
+                    SELECT array_agg(t.asset_id) AS ids, array_agg(%s + t.rank_score) AS scores
                     FROM (
-                        -- 1 | 32: by the logarithm of the text's length, then to 0..1
-                        SELECT o.asset_id,
-                               ts_rank_cd('{0.4,0.7,0.8,1}', o.tsv, $1, 33)::double precision AS rank_score
-                        FROM indexer_v1.ocr o JOIN public.asset a ON a.id = o.asset_id
-                        WHERE o.tsv @@ $1 AND %s %s %s
+                        SELECT h.asset_id, h.rank_score
+                        FROM (
+                            -- 1 | 32: by the logarithm of the text's length, then to 0..1
+                            SELECT c.asset_id, ts_rank_cd('{0.4,0.7,0.8,1}', c.tsv, $1, 33)
+                                                   ::double precision AS rank_score
+                            FROM (
+                                SELECT o.asset_id, o.tsv
+                                FROM indexer_v1.ocr o JOIN public.asset a ON a.id = o.asset_id
+                                WHERE o.tsv @@ $4 AND %s
+                                OFFSET 0 -- tsvectors are read of those in scope only
+                            ) AS c
+                            WHERE c.tsv @@ $1 AND c.asset_id <> ALL ($3) %s
+                            LIMIT %s
+                        ) AS h
+                        ORDER BY h.rank_score DESC, h.asset_id
                         LIMIT %s
-                    ) AS h
-                    ORDER BY h.rank_score DESC, h.asset_id
-                    LIMIT %s
-                ) AS t
-                $q$, level, scope,
-                CASE WHEN numnode(unwanted) > 0 THEN 'AND NOT o.tsv @@ $2' END,
-                CASE WHEN numnode(searched) > 0 THEN 'AND NOT o.tsv @@ $3' END,
-                greatest(2000, pool), pool - cardinality(ids))
-            INTO more USING asked, unwanted, searched;
-            ids := ids || more.ids;
-            scores := scores || more.scores;
+                    ) AS t
+                    $q$, level, scope,
+                    CASE WHEN numnode(unwanted) > 0 THEN 'AND NOT c.tsv @@ $2' END,
+                    greatest(2000, pool), pool - cardinality(ids))
+                INTO more USING asked, unwanted, ids, indexer_v1.candidates(by_index, impact);
+                ids := ids || more.ids;
+                scores := scores || more.scores;
+                impact := impact - 1;
+            END LOOP;
             searched := asked;
         END IF;
         level := level - 1;
@@ -177,15 +201,39 @@ BEGIN
 END
 $$;
 
+-- What the GIN index can say of a tsquery without reading the rows: the same without weights and
+-- distances, so it also finds some that don't match. impact: only texts where every word has this
+-- one or more, see with_impacts().
+CREATE OR REPLACE FUNCTION indexer_v1.candidates(asked tsquery, impact integer) RETURNS tsquery
+LANGUAGE sql IMMUTABLE PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    -- No lexeme has a quotation mark or a < in it: those are signs, not letters.
+    SELECT regexp_replace(
+        regexp_replace(regexp_replace(regexp_replace(asked::text,
+            ''':[A-D]+', '''', 'g'), ''':\*[A-D]+', ''':*', 'g'), ' <(?:-|[0-9]+)> ', ' & ', 'g'),
+        '''([^'']+)''(:\*)?',
+        CASE impact
+            WHEN 0 THEN '''\1''\2'
+            WHEN 1 THEN '(''+\1''\2|''++\1''\2|''+++\1''\2)'
+            WHEN 2 THEN '(''++\1''\2|''+++\1''\2)'
+            ELSE '''+++\1''\2'
+        END, 'g')::tsquery
+$$;
+
+DROP FUNCTION IF EXISTS indexer_v1.nearest_photos(
+    halfvec, tsquery, text, integer, double precision);
+
 -- The vector side: the nearest photos in scope, none of them farther than `farthest`.
 --
 -- The form matters. ORDER BY embedding <=> constant LIMIT, with the filters beside it, is what the
--- HNSW index answers; ef_search is below the pool, iterative scans fill it up (pgvector 0.8).
+-- HNSW index answers; iterative scans fill the pool (pgvector 0.8), in any order, which finds more:
+-- it is sorted afterwards.
 -- Under a selective filter such a scan would visit most of the index, and gives up on the way:
 -- then the photos in scope are compared one by one, which is exact, and faster.
 CREATE OR REPLACE FUNCTION indexer_v1.nearest_photos(
-    probe halfvec, unwanted tsquery, scope text, pool integer, farthest double precision,
-    OUT ids uuid[], OUT distances double precision[])
+    probe halfvec, unwanted tsquery, scope text, in_scope double precision, pool integer,
+    farthest double precision, OUT ids uuid[], OUT distances double precision[])
 LANGUAGE plpgsql STABLE
 SET search_path FROM CURRENT
 SET max_parallel_workers_per_gather = 0
@@ -194,7 +242,6 @@ SET random_page_cost = 1.1
 AS $$
 DECLARE
     wanted   text;
-    in_scope double precision;
     photos   double precision;
     exact    boolean := false;
 BEGIN
@@ -210,7 +257,6 @@ BEGIN
         CASE WHEN numnode(unwanted) > 0 THEN
             'AND NOT EXISTS (SELECT FROM indexer_v1.ocr o WHERE o.asset_id = c.asset_id AND o.tsv @@ $2)'
         END);
-    in_scope := indexer_v1.estimated_rows('SELECT FROM public.asset a WHERE ' || scope);
     SELECT greatest(c.reltuples, 0) INTO photos
     FROM pg_class c WHERE c.oid = 'indexer_v1.clip'::regclass;
     -- By index: pool × photos / in_scope entries visited; one by one: in_scope photos, each of
@@ -253,7 +299,7 @@ DO $$
 BEGIN
     IF (SELECT string_to_array(extversion, '.')::int[] >= '{0,8}' FROM pg_extension
         WHERE extname = 'vector') THEN
-        ALTER FUNCTION indexer_v1.nearest_photos SET hnsw.iterative_scan = strict_order;
+        ALTER FUNCTION indexer_v1.nearest_photos SET hnsw.iterative_scan = relaxed_order;
     END IF;
 END
 $$;
