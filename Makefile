@@ -5,7 +5,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test check bench format clean
+.PHONY: demo test check bench bench-search evaluate format clean
 
 demo: $(READY)
 	@$(BIN)/immich-indexer demo $(if $(PHOTOS),--photos "$(PHOTOS)") $(if $(filter-out 0,$(ONCE)),--once)
@@ -22,6 +22,14 @@ check: $(READY)
 # make bench ARGS='--quick --only clip,ocr'; what the figures mean: docs/performance.md
 bench: $(READY)
 	@$(BIN)/python -m bench $(ARGS)
+
+# SIZE=1000000 takes hours to build once. URL=postgresql://…: on that server.
+bench-search: $(READY)
+	@$(BIN)/python -m bench.search $(if $(SIZE),--size $(SIZE)) $(if $(URL),--url "$(URL)") $(ARGS)
+
+# make evaluate URL=postgresql://… ARGS='--split report': a server with zhparser asks all rules
+evaluate: $(READY)
+	@$(BIN)/python -m tests.judged.evaluate $(if $(URL),--url "$(URL)") $(ARGS)
 
 format: $(READY)
 	$(BIN)/ruff check --fix .
