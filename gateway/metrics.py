@@ -31,5 +31,6 @@ def count_requests(metrics: Metrics) -> Callable[[Message, Scope], Awaitable[Non
 @get("/metrics", tags=["Health"], summary="Metrics for Prometheus")
 async def metrics(services: NamedDependency[Services]) -> Response[bytes]:
     """Numbers alone, of no photo and no query: open to whoever reaches the port, as `/health`."""
-    text = await asyncio.to_thread(services.metrics.render)
+    async with services.counting:
+        text = await asyncio.to_thread(services.metrics.render)
     return Response(text, media_type=CONTENT_TYPE_LATEST)

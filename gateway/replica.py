@@ -57,12 +57,14 @@ class Replica:
     @property
     def problem(self) -> str | None:
         """Why the primary is searched for the moment; None where the replica is."""
-        if self._reason is None and self._fresh_at is not None:
-            lag = asyncio.get_running_loop().time() - self._fresh_at
-            if lag <= MAX_LAG_SECONDS:
-                return None
-            return f"it is {lag:.0f} s behind the primary, more than {MAX_LAG_SECONDS:.0f} s"
-        return self._reason or "it hasn't caught up with the primary yet"
+        if self._reason is not None:
+            return self._reason
+        if self._fresh_at is None:
+            return "it hasn't been seen level with the primary yet"
+        lag = asyncio.get_running_loop().time() - self._fresh_at
+        if lag <= MAX_LAG_SECONDS:
+            return None
+        return f"it was last level with the primary {lag:.0f} s ago (at most {MAX_LAG_SECONDS:.0f})"
 
     async def open(self) -> None:
         """Start looking at the replica. It may be away."""
@@ -112,10 +114,9 @@ class Replica:
     async def _watch(self) -> None:
         while True:
             try:
-                async with asyncio.timeout(_LOOK_SECONDS):
-                    await self._look()
+                await self._look()
             except TimeoutError:
-                self._lose(f"it, or the primary, didn't answer within {_LOOK_SECONDS:.0f} s")
+                self._lose(f"it didn't answer within {_LOOK_SECONDS:.0f} s")
             except DatabaseUnavailable as error:
                 self._lose(error.detail)
             except asyncpg.PostgresError as error:
@@ -128,10 +129,11 @@ class Replica:
 
     async def _look(self) -> None:
         asked_at = asyncio.get_running_loop().time()
-        primary = await self._primary.fetch_one(_PRIMARY)
-        replica = await self._replica.fetch_one(_REPLICA)
+        primary = await self._ask_primary()
+        async with asyncio.timeout(_LOOK_SECONDS):
+            replica = await self._replica.fetch_one(_REPLICA)
         if primary is None or replica is None:
-            raise DatabaseUnavailable("A server said nothing of its position.")
+            return
         if not replica["follows"] or replica["position"] is None:
             self._lose("SEARCH_DB_URL names no streaming replica (or one that was promoted)")
         elif replica["cluster"] != primary["cluster"]:
@@ -141,6 +143,15 @@ class Replica:
             self._marks.append((asked_at, primary["position"]))
             while self._marks and self._marks[0][1] <= replica["position"]:
                 self._fresh_at = self._marks.popleft()[0]
+
+    async def _ask_primary(self) -> Row | None:
+        """None where it doesn't say, be it that it is busy: then the replica's time runs out."""
+        try:
+            async with asyncio.timeout(_LOOK_SECONDS):
+                return await self._primary.fetch_one(_PRIMARY)
+        except (TimeoutError, DatabaseUnavailable, asyncpg.PostgresError) as error:
+            log.debug("the primary doesn't say where it is: %s", error)
+            return None
 
     def _say(self) -> None:
         """Log when it changes which server is searched, and why."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from litestar.di import NamedDependency
 
 from gateway.auth import Caller, ImmichUsers, check_local
@@ -31,6 +33,8 @@ class Services:
     ) -> None:
         self.settings = settings
         self.metrics = metrics
+        # Anybody may ask, and each answer keeps a thread waiting for the database.
+        self.counting = asyncio.Lock()
         self.engine = engine
         self.inference = Inference(settings, engine)
         self.intake = Intake()

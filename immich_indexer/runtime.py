@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -116,14 +116,15 @@ def run(settings: Settings, url: str, *, with_gateway: bool, with_worker: bool) 
     """
     if settings.search_db_url:
         address(settings.search_db_url, "SEARCH_DB_URL")  # rather now than at the first search
-    metrics = Metrics(url)
-    with nullcontext() if with_gateway else serve_metrics(settings, metrics):
+    with (
+        closing(Metrics(url)) as metrics,
+        nullcontext() if with_gateway else serve_metrics(settings, metrics),
+    ):
         while _run_once(settings, url, metrics, with_gateway=with_gateway, with_worker=with_worker):
             if with_worker:
                 settings, _ = prepare(url, settings, choose_clip_model=False)
             else:
                 settings = as_chosen_in_immich(settings, url)
-    metrics.close()
 
 
 @contextmanager

@@ -7,7 +7,6 @@ database knows (queue, index) is asked of the database, so that every process an
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Iterable
 
 import psycopg
@@ -114,7 +113,6 @@ class _Database(Collector):
         if url:
             self._pool = pool(url, min_size=0, max_size=1)
         self._away = False
-        self._lock = threading.Lock()
 
     def describe(self) -> Iterable[GaugeMetricFamily]:
         """The families, empty."""
@@ -125,14 +123,14 @@ class _Database(Collector):
                 labels=["task", "state"],
             ),
             GaugeMetricFamily(
-                f"{_NAMESPACE}_photos_indexed",
-                "Photos that have a result.",
-                labels=["task"],
-            ),
-            GaugeMetricFamily(
                 f"{_NAMESPACE}_oldest_job_seconds",
                 "For how long the oldest job that isn't dead has been in the queue; 0: no job.",
                 labels=[],
+            ),
+            GaugeMetricFamily(
+                f"{_NAMESPACE}_photos_indexed",
+                "Photos that have a result.",
+                labels=["task"],
             ),
         ]
 
@@ -140,47 +138,50 @@ class _Database(Collector):
         """The families as the database has them now."""
         if self._pool is None:
             return []
+        queue_jobs, oldest_job, photos_indexed = self.describe()
+        complete: list[Metric] = []
         try:
             with self._pool.connection(timeout=_DATABASE_SECONDS) as connection:
-                jobs, indexed = _count(connection)
+                connection.execute(
+                    "SELECT set_config('statement_timeout', %s, false)",
+                    [f"{_DATABASE_SECONDS:.0f}s"],
+                )
+                jobs = _jobs(connection)
+                for task in _TASKS:
+                    for state in _STATES:
+                        queue_jobs.add_metric([task, state], jobs.get((task, state), (0, 0.0))[0])
+                ages = [age for (_, state), (_, age) in jobs.items() if state != "dead"]
+                oldest_job.add_metric([], max(ages, default=0.0))
+                complete += [queue_jobs, oldest_job]
+                for task, photos in _indexed(connection):
+                    photos_indexed.add_metric([task], photos)
+                complete.append(photos_indexed)
         except (psycopg.Error, PoolTimeout) as error:
-            with self._lock:
-                known, self._away = self._away, True
-            if not known:
+            if not self._away:
                 log.warning("metrics of queue and index are away: %s", str(error).strip())
-            return []
-        self._away = False
-        queue_jobs, photos_indexed, oldest_job = self.describe()
-        for task in _TASKS:
-            for state in _STATES:
-                queue_jobs.add_metric([task, state], jobs.get((task, state), (0, 0.0))[0])
-            photos_indexed.add_metric([task], indexed[task])
-        ages = [age for (_, state), (_, age) in jobs.items() if state != "dead"]
-        oldest_job.add_metric([], max(ages, default=0.0))
-        return [queue_jobs, photos_indexed, oldest_job]
+            self._away = True
+        else:
+            self._away = False
+        return complete
 
     def close(self) -> None:
         if self._pool is not None:
             self._pool.close()
 
 
-def _count(
-    connection: Connection,
-) -> tuple[dict[tuple[str, str], tuple[int, float]], dict[str, int]]:
-    """Jobs and age in seconds of the oldest by (task, state); results by task."""
-    with connection.transaction():
-        connection.execute(
-            "SELECT set_config('statement_timeout', %s, true)", [f"{_DATABASE_SECONDS:.0f}s"]
-        )
-        jobs = connection.execute(
-            "SELECT task, state, jobs, extract(epoch FROM clock_timestamp() - oldest)"
-            " FROM indexer_v1.queue()"
-        ).fetchall()
-        indexed = connection.execute(
-            "SELECT 'ocr', count(*) FROM indexer_v1.ocr"
-            " UNION ALL SELECT 'clip', count(*) FROM indexer_v1.clip"
-        ).fetchall()
-    return (
-        {(task, state): (n, float(age)) for task, state, n, age in jobs},
-        dict(indexed),
-    )
+def _jobs(connection: Connection) -> dict[tuple[str, str], tuple[int, float]]:
+    """How many and the age of the oldest in seconds, by task and state."""
+    rows = connection.execute(
+        "SELECT task, state, jobs, extract(epoch FROM clock_timestamp() - oldest)::float8"
+        " FROM indexer_v1.queue()"
+    ).fetchall()
+    return {(task, state): (jobs, age) for task, state, jobs, age in rows}
+
+
+def _indexed(connection: Connection) -> list[tuple[str, int]]:
+    """Photos with a result, by task."""
+    rows: list[tuple[str, int]] = connection.execute(
+        "SELECT 'ocr', count(*) FROM indexer_v1.ocr"
+        " UNION ALL SELECT 'clip', count(*) FROM indexer_v1.clip"
+    ).fetchall()
+    return rows

@@ -12,12 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import httpx
 import psycopg
 import pytest
 
 from gateway import replica as replica_module
 from gateway.database import Database
+from gateway.errors import DatabaseTooSlow, DatabaseUnavailable
+from gateway.replica import Replica
 from immich.base import load_schema
 from pg import _host
 from pg.embedded import Server
@@ -133,13 +136,13 @@ def test_the_replica_is_searched_until_it_is_too_far_behind(
     # That it doesn't know of it yet shows that it is what is searched.
     assert found(client, "发票") == [str(old)]
     monkeypatch.setattr(replica_module, "MAX_LAG_SECONDS", 2.0)
-    wait_for(lambda: "behind the primary" in (problem(client) or ""))
+    wait_for(lambda: "last level with the primary" in (problem(client) or ""))
     assert found(client, "发票") == [str(new)]
     assert client.get("/health").json()["status"] == "degraded"
     pair.run("SELECT pg_wal_replay_resume()", there=True)
     wait_for(lambda: problem(client) is None)
     assert found(client, "发票") == [str(new)]
-    assert "searching on the primary; the replica can't be used: it is" in caplog.text
+    assert "searching on the primary; the replica can't be used: it was last level" in caplog.text
 
 
 def test_a_replica_that_goes_and_comes_back(
@@ -173,3 +176,67 @@ def test_the_replica_of_another_database_is_not_searched(
     client = gateway(database=Database(indexed_database), search_db_url=pair.replica)
     wait_for(lambda: "of another server" in (problem(client) or ""))
     assert found(client, "发票") == []
+
+
+class Stand:
+    """Stands for a server where a test needs it to fail at will."""
+
+    def __init__(self, **row: object) -> None:
+        self.row: dict[str, object] = row
+        self.error: Exception | None = None
+        self.asked = 0
+
+    async def open(self) -> None:
+        pass
+
+    async def close(self) -> None:
+        pass
+
+    async def fetch(self, sql: str, *values: object) -> list[Any]:
+        self.asked += 1
+        if self.error:
+            raise self.error
+        return [self.row]
+
+    async def fetch_one(self, sql: str, *values: object) -> Any:
+        return (await self.fetch(sql, *values))[0]
+
+
+async def test_a_primary_that_does_not_answer_leaves_the_replica_its_five_seconds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    primary = Stand(position=10, cluster=1)
+    replica = Stand(position=10, cluster=1, follows=True)
+    both = Replica(replica, primary)
+    await both._look()
+    assert both.problem is None
+    primary.error = DatabaseUnavailable("busy")
+    await both._look()
+    assert both.problem is None
+    asked = replica.asked
+    await both.fetch("SELECT")
+    assert replica.asked == asked + 1
+    monkeypatch.setattr(replica_module, "MAX_LAG_SECONDS", -1.0)
+    assert "last level with the primary" in (both.problem or "")
+    with pytest.raises(DatabaseUnavailable, match="busy"):
+        await both.fetch("SELECT")
+
+
+async def test_what_is_slow_on_the_replica_is_not_tried_on_the_primary_as_well() -> None:
+    primary = Stand(position=10, cluster=1)
+    replica = Stand(position=10, cluster=1, follows=True)
+    both = Replica(replica, primary)
+    await both._look()
+    asked = primary.asked
+    replica.error = DatabaseTooSlow("too slow")
+    with pytest.raises(DatabaseTooSlow):
+        await both.fetch("SELECT")
+    assert (primary.asked, both.problem) == (asked, None)
+    # In the way of the replica's recovery, or gone: the primary answers.
+    for error, problem in (
+        (asyncpg.SerializationError("conflict with recovery"), None),
+        (DatabaseUnavailable("gone"), "gone"),
+    ):
+        replica.error = error
+        assert await both.fetch("SELECT") == [primary.row]
+        assert both.problem == problem
