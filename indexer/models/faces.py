@@ -78,9 +78,9 @@ class FaceFinder:
         Raises:
             ModelUnavailable: with what `problem` says, or why the files can't be loaded.
         """
+        models = self._get(options.pack)
         from insightface.utils import face_align
 
-        models = self._get(options.pack)
         detector, recogniser = models["detection"], models["recognition"]
         detector.det_thresh = options.min_score
         image = cv2.cvtColor(np.asarray(photo.image), cv2.COLOR_RGB2BGR)
