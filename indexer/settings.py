@@ -127,6 +127,20 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     threads: Annotated[
         int, Meta(ge=0, description="CPU threads for inference. 0: all the cores.")
     ] = 0
+    precision: Annotated[
+        Literal["auto", "exact"],
+        Meta(
+            description="`auto`: the CPU computes in bf16 where it can and a check of every model "
+            "passes; a GPU in fp16. `exact`: the CPU computes in f32. What is stored stays."
+        ),
+    ] = "auto"
+    openvino: Annotated[
+        Literal["auto", "off"],
+        Meta(
+            description="`auto`: models run through OpenVINO on the CPU where it is installed. "
+            "`off`: through PyTorch and ONNX Runtime."
+        ),
+    ] = "auto"
     ocr_min_box_score: Annotated[
         float, Meta(ge=0, le=1, description="Text boxes below this are dropped when indexing.")
     ] = 0.5

@@ -59,7 +59,7 @@ UNKNOWN = ["发票", "火锅", "北京到上海的高铁票", "生日蛋糕", "�
 
 
 def train(seed: int, steps: int, batch: int) -> torch.nn.Module:
-    cn_clip = clip.import_cn_clip()
+    cn_clip = clip_torch.import_cn_clip()
     rng = np.random.default_rng(seed)
     torch.manual_seed(seed)
     start = time.monotonic()
@@ -134,11 +134,11 @@ def loss_of(embeddings: torch.Tensor, goals: torch.Tensor, rivals: torch.Tensor)
 
 def save(model: torch.nn.Module) -> int:
     """Write the checkpoint as cn_clip publishes its own, fp16; returns its size in bytes."""
-    clip.import_cn_clip().model.convert_weights(model)
+    clip_torch.import_cn_clip().model.convert_weights(model)
     state = {
         f"module.{name}": tensor.contiguous().clone() for name, tensor in model.state_dict().items()
     }
-    path = clip.stand_in_weights()
+    path = clip_torch.stand_in_weights()
     path.parent.mkdir(exist_ok=True)
     torch.save({"state_dict": state}, path)
     config = {**CONFIG, "input_resolution": data.SIDE}
@@ -148,7 +148,7 @@ def save(model: torch.nn.Module) -> int:
 
 def measure() -> None:
     """Print how well the written model, loaded as the product does it, finds and names things."""
-    model = clip.load(clip.STAND_IN, root=Path(), device="cpu", threads=torch.get_num_threads())
+    model = clip.load(clip_torch.STAND_IN, root=Path(), device="cpu", threads=torch.get_num_threads())
     names = [f"{kind.colour}的{kind.shape}" for kind in data.COMBINATIONS]
     each = 12
     pixels, kinds = data.pictures(
@@ -205,7 +205,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     if not args.measure:
         size = save(train(args.seed, args.steps, args.batch))
-        print(f"{clip.stand_in_weights().name}: {size / 1e6:.2f} MB")
+        print(f"{clip_torch.stand_in_weights().name}: {size / 1e6:.2f} MB")
         if size > MAX_BYTES:
             raise SystemExit(f"more than {MAX_BYTES / 1e6} MB: lower vision_width")
     measure()

@@ -8,9 +8,10 @@ import time
 from pathlib import Path
 from types import MappingProxyType
 
-from indexer.models import clip
-from indexer.models.clip import ClipModel
-from indexer.models.types import ClipInfo, ModelUnavailable
+from indexer.models import clip, clip_openvino, clip_torch, openvino_cpu
+from indexer.models.clip import ClipModel, Tower
+from indexer.models.cores import Share
+from indexer.models.types import ClipInfo, ModelUnavailable, Side
 from indexer.settings import Settings, SettingsError
 
 # cn_clip.clip.utils._MODELS and its two organisations; a test holds them together.
@@ -37,26 +38,28 @@ log = logging.getLogger(__name__)
 
 
 class ClipLoader:
-    """Loads the CLIP model of the settings once, downloading its weights if it may.
+    """Loads the CLIP model of the settings, each half on its own, downloading its weights if it may.
 
     Downloads run in a thread of their own: nobody who asks for an embedding waits for the
     network. Until the weights are there, `get` fails and `problem` says why; a file that
     somebody puts there is found at the next call of either.
     """
 
-    def __init__(self, settings: Settings, threads: int) -> None:
+    def __init__(self, settings: Settings, share: Share) -> None:
         name = settings.clip_model
         # Chosen in Immich, which takes such names: no reason to end, it can be put right there.
         self._no_such = "/" in name
-        if not self._no_such and name != clip.STAND_IN and name not in clip.MODELS:
-            known = ", ".join([*clip.MODELS, clip.STAND_IN])
+        if not self._no_such and name != clip_torch.STAND_IN and name not in clip.MODELS:
+            known = ", ".join([*clip.MODELS, clip_torch.STAND_IN])
             raise SettingsError(f"CLIP_MODEL is {name!r}; it takes one of {known}")
         self.info: ClipInfo = ClipInfo(name, 0, 0) if self._no_such else clip.info(name)
         self._root = settings.clip_download_root.expanduser()
         self._source = settings.clip_download
         self._device = settings.device
-        self._threads = threads
-        self._model: ClipModel | None = None
+        self._openvino = settings.openvino
+        self._precision = settings.precision
+        self._share = share
+        self._models: dict[Side, ClipModel] = {}
         self._load_lock = threading.Lock()
         self._state_lock = threading.Lock()
         self._download: threading.Thread | None = None
@@ -67,8 +70,8 @@ class ClipLoader:
     @property
     def path(self) -> Path:
         """The weights' file, there or not."""
-        if self.info.name == clip.STAND_IN:
-            return clip.stand_in_weights()
+        if self.info.name == clip_torch.STAND_IN:
+            return clip_torch.stand_in_weights()
         return self._root / FILES[self.info.name][1]
 
     def problem(self) -> str | None:
@@ -77,7 +80,7 @@ class ClipLoader:
         Cheap. Where the weights are missing and may be downloaded, this is what starts the
         download, and what starts it again some minutes after one failed.
         """
-        if self._model is not None:
+        if self._models:
             return None
         if self._no_such:
             names = ", ".join(clip.IMMICH_NAMES.values())
@@ -94,32 +97,34 @@ class ClipLoader:
                 return f"CLIP model {self.info.name} can't be loaded: {why}"
         return None
 
-    def get(self) -> ClipModel:
-        """Return the model, loading it from disk the first time (seconds).
+    def get(self, side: Side) -> ClipModel:
+        """Return one half of the model, loading it from disk the first time (seconds).
 
         Raises:
             ModelUnavailable: with what `problem` says.
         """
-        if self._model is not None:
-            return self._model
+        if (model := self._models.get(side)) is not None:
+            return model
         self._check()
         with self._load_lock:
             # Another thread may have loaded it meanwhile, or have failed to.
             self._check()
-            if self._model is None:
-                self._model = self._load()
-            return self._model
+            if side not in self._models:
+                self._models[side] = self._load(side)
+            return self._models[side]
+
+    def unload(self, side: Side) -> None:
+        """Forget one half; the next `get` loads it again."""
+        self._models.pop(side, None)
 
     def _check(self) -> None:
         if (problem := self.problem()) is not None:
             raise ModelUnavailable(problem)
 
-    def _load(self) -> ClipModel:
+    def _load(self, side: Side) -> ClipModel:
         stamp = self._stamp()
         try:
-            return clip.load(
-                self.info.name, root=self._root, device=self._device, threads=self._threads
-            )
+            tower = self._tower(side)
         except Exception as error:
             why = (
                 f"{_one_line(error)}. If {self.path} is damaged, put a whole one there; DEVICE is "
@@ -129,6 +134,50 @@ class ClipLoader:
             if stamp is not None:
                 self._unloadable = (stamp, time.monotonic(), why)
             raise ModelUnavailable(f"CLIP model {self.info.name} can't be loaded: {why}") from error
+        if side == "image":
+            return ClipModel(self.info, image=tower)
+        return ClipModel(self.info, text=tower)
+
+    def _tower(self, side: Side) -> Tower:
+        started = time.monotonic()
+        device = clip_torch.resolve_device(self._device)
+        tower: Tower | None = None
+        # The stand-in has five megabytes: converting it takes longer than all that it ever does.
+        wanted = self._openvino == "auto" and self.info.name != clip_torch.STAND_IN
+        if device == "cpu" and wanted and openvino_cpu.installed():
+            try:
+                tower = clip_openvino.load_tower(
+                    self.info,
+                    side,
+                    weights=self.path,
+                    cache=self._root,
+                    load_module=lambda: clip_torch.load_module(
+                        self.info.name, root=self._root, device="cpu"
+                    ),
+                    precision=self._precision,
+                    share=self._share,
+                )
+            except Exception as error:
+                log.warning("CLIP goes on in PyTorch, more slowly: %s", _one_line(error))
+        if tower is None:
+            torch_tower = clip_torch.load_tower(
+                self.info.name,
+                side,
+                root=self._root,
+                device=device,
+                threads=self._share.threads,
+            )
+            torch_tower.fit(clip.probe(self.info, side)[:1])
+            tower = torch_tower
+        log.info(
+            "loaded CLIP %s %s: %s on %s, %.1f s",
+            self.info.name,
+            side,
+            tower.kind,
+            device,
+            time.monotonic() - started,
+        )
+        return tower
 
     def _stamp(self) -> tuple[int, int] | None:
         try:
@@ -138,7 +187,7 @@ class ClipLoader:
         return stat.st_size, stat.st_mtime_ns
 
     def _missing(self) -> str:
-        if self._source == "off" or self.info.name == clip.STAND_IN:
+        if self._source == "off" or self.info.name == clip_torch.STAND_IN:
             return self._instruction()
         with self._state_lock:
             if self._download is not None:
@@ -156,7 +205,7 @@ class ClipLoader:
 
     def _instruction(self) -> str:
         where = f"put {self.path.name} into {self.path.parent}"
-        if self.info.name == clip.STAND_IN:
+        if self.info.name == clip_torch.STAND_IN:
             return f"its weights are missing from this installation: {where}"
         return f"its weights are missing: {where}, from {self._url()}"
 
@@ -168,7 +217,7 @@ class ClipLoader:
         log.info("downloading %s from %s to %s", self.path.name, self._url(), self.path.parent)
         failure = None
         try:
-            clip.download(self.info.name, self._root, use_modelscope=self._source == "modelscope")
+            clip_torch.download(self.info.name, self._root, use_modelscope=self._source == "modelscope")
         except Exception as error:
             failure = (time.monotonic(), _one_line(error))
             log.warning("downloading %s failed: %s", self.path.name, failure[1])

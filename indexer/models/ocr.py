@@ -1,7 +1,6 @@
 """RapidOCR's detector and recogniser (PP-OCRv4, in its wheel) → lines of text with both scores.
 
-Their pre- and post-processing and sessions are used as they are; what stands between them is
-ours, because RapidOCR's own drops the detector's scores, keeps thresholds of earlier calls,
+Their pre- and post-processing is used as it is; what stands between them is ours, because RapidOCR's own drops the detector's scores, keeps thresholds of earlier calls,
 shrinks every image to 2000 pixels before it reads, and flips upright lines now and then.
 """
 
@@ -10,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from indexer.models.images import Photo
+from indexer.models import ocr_sessions, openvino_cpu
+from indexer.models.cores import Share
+from indexer.models.images import Photo, decode
 from indexer.models.layout import TALL, Box, cut_out, from_top_left, reading_order, size
+from indexer.models.ocr_sessions import Sessions
 from indexer.models.types import Line, OcrOptions, Pixels
 
 # A line read worse than this is read again, turned.
@@ -45,10 +48,13 @@ _MIN_TEXT = 8
 # Both of the networks' strides.
 _STRIDE = 32
 
+# Lines a call, and least width of one in pixels. RapidOCR's own are 6 and 320.
 # On a CPU one line a call is 1.5 times as fast as six padded to the longest of them; so is a
 # narrower least width than RapidOCR's 320, for the short lines of receipts and tables.
 _CPU_LINES = 1
 _CPU_WIDTH = 160
+_GPU_LINES = 6
+_GPU_WIDTH = 320
 
 log = logging.getLogger(__name__)
 
@@ -63,38 +69,67 @@ class _Reading:
 
 
 class OcrReader:
-    """A loaded text reader. One call at a time."""
+    """A loaded text reader. May be called from several threads at once."""
 
-    def __init__(self, *, threads: int, device: str) -> None:
-        """Load the models that RapidOCR's wheel holds (0.3 s).
+    def __init__(
+        self,
+        *,
+        share: Share,
+        device: str = "cpu",
+        openvino: str = "off",
+        precision: str = "exact",
+    ) -> None:
+        """Load the models that RapidOCR's wheel holds (0.3 s; through OpenVINO 1 s).
 
         Args:
-            threads: for one computation on the CPU.
-            device: ``cpu``, or anything else for CUDA where onnxruntime has it.
+            share: how many images are read at once on the CPU, and with how many threads each.
+            device: ``cpu``, ``cuda``, ``cuda:1`` …, or ``auto`` for CUDA where ONNX Runtime has it.
+            openvino: ``auto``, where it is installed, or ``off``, see OPENVINO.
+            precision: ``auto`` or ``exact``, see PRECISION.
         """
-        import onnxruntime
         import rapidocr_onnxruntime
         from rapidocr_onnxruntime.ch_ppocr_det import TextDetector
         from rapidocr_onnxruntime.ch_ppocr_det.utils import DetPreProcess
         from rapidocr_onnxruntime.ch_ppocr_rec import TextRecognizer
         from rapidocr_onnxruntime.utils import read_yaml, update_model_path
 
-        cuda = "CUDAExecutionProvider" in onnxruntime.get_available_providers()
-        self.on_cpu = device == "cpu" or not cuda
-        if device.startswith("cuda") and self.on_cpu:
-            log.warning("DEVICE is %s, but OCR runs on the CPU: install onnxruntime-gpu", device)
         folder = Path(rapidocr_onnxruntime.__file__).parent
         config = update_model_path(read_yaml(folder / "config.yaml"))
-        for part in (config["Det"], config["Rec"]):
-            part.update(intra_op_num_threads=threads, use_cuda=not self.on_cpu)
         # Thresholds are applied to the results: RapidOCR keeps those of a call for the next.
         config["Det"]["box_thresh"] = 0.0
-        if self.on_cpu:
-            config["Rec"].update(rec_batch_num=_CPU_LINES, rec_img_shape=[3, 48, _CPU_WIDTH])
+        for part in (config["Det"], config["Rec"]):
+            part["intra_op_num_threads"] = share.threads
         self._detector: Any = TextDetector(config["Det"])
         self._prepare: Any = DetPreProcess(_STRIDE, "min", self._detector.mean, self._detector.std)
         self._recogniser: Any = TextRecognizer(config["Rec"])
-        log.info("loaded RapidOCR on %s", "the CPU" if self.on_cpu else "CUDA")
+        paths = (Path(config["Det"]["model_path"]), Path(config["Rec"]["model_path"]))
+        self.on_cpu = True
+        self.kind = ""
+        cuda = _cuda(device)
+        if cuda is None and openvino == "auto" and openvino_cpu.installed():
+            for candidate in openvino_cpu.precisions(precision):
+                self._use(ocr_sessions.with_openvino(*paths, share, precision=candidate))
+                if self._reads_the_probe():
+                    break
+                log.warning("OCR doesn't run in %s: another text is read", self.kind)
+                self.kind = ""
+        if not self.kind:
+            self._use(ocr_sessions.with_onnxruntime(*paths, share, cuda=cuda))
+        log.info("loaded RapidOCR: %s", self.kind)
+
+    def _use(self, sessions: Sessions) -> None:
+        self._detector.infer, self._recogniser.session = sessions.detect, sessions.recognise
+        self.on_cpu, self.kind = sessions.on_cpu, sessions.kind
+        self._recogniser.rec_batch_num = _CPU_LINES if self.on_cpu else _GPU_LINES
+        self._recogniser.rec_image_shape = [3, 48, _CPU_WIDTH if self.on_cpu else _GPU_WIDTH]
+
+    def _reads_the_probe(self) -> bool:
+        """Whether the built-in picture is read as ONNX Runtime reads it."""
+        folder = resources.files(__package__) / "probe"
+        data = (folder / "table.png").read_bytes()
+        photo = decode(data, max_bytes=len(data), max_pixels=10**7)
+        expected = (folder / "table.txt").read_text("utf-8").splitlines()
+        return [line.text for line in self.read(photo, OcrOptions())] == expected
 
     def read(self, photo: Photo, options: OcrOptions) -> list[Line]:
         """Find and read the lines of text in a photo, in reading order."""
@@ -186,6 +221,17 @@ class OcrReader:
             _Reading(text, float(score), turn)
             for (text, score), turn in zip(results, turns, strict=True)
         ]
+
+
+def _cuda(device: str) -> int | None:
+    """Number of the GPU to use; None for the CPU."""
+    if device == "cpu":
+        return None
+    if not ocr_sessions.has_cuda():
+        if device != "auto":
+            log.warning("DEVICE is %s, but OCR runs on the CPU: install onnxruntime-gpu", device)
+        return None
+    return int(device.partition(":")[2] or 0)
 
 
 def _detection_scale(height: int, width: int, max_resolution: int) -> float:

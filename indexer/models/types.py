@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -118,6 +119,12 @@ class Face:
 
 Embedding = npt.NDArray[np.float32]
 """A CLIP embedding, shape (dim,), float32, of length 1."""
+
+Embeddings = npt.NDArray[np.float32]
+"""CLIP embeddings, shape (n, dim), float32."""
+
+Side = Literal["image", "text"]
+"""Of a CLIP model: what embeds pictures, and what embeds texts."""
 
 Pixels = npt.NDArray[np.uint8]
 """An image, shape (height, width, 3), uint8."""

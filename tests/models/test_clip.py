@@ -21,7 +21,7 @@ NOWHERE = Path("/nonexistent")
 
 @pytest.fixture(scope="module")
 def stand_in() -> ClipModel:
-    return clip.load(clip.STAND_IN, root=NOWHERE, device="cpu", threads=1)
+    return clip.load(clip_torch.STAND_IN, root=NOWHERE, device="cpu", threads=1)
 
 
 def pictures() -> list[Image.Image]:
@@ -60,7 +60,7 @@ def test_a_batch_changes_nothing(stand_in: ClipModel) -> None:
 def test_the_same_as_cn_clip_s_own_transform_and_padding(stand_in: ClipModel) -> None:
     import torch
 
-    cn_clip = clip.import_cn_clip()
+    cn_clip = clip_torch.import_cn_clip()
     model: Any = stand_in.towers._model  # type: ignore[attr-defined]
     transform = cn_clip.image_transform(stand_in.info.resolution)
     texts = ["红色的圆", "A Blue Square", "绿色的三角形" * 20]
@@ -113,7 +113,7 @@ def test_a_public_name_loads_from_its_file(
     """RN50 is the smallest of the five; random weights, in the form of the published file."""
     import torch
 
-    cn_clip = clip.import_cn_clip()
+    cn_clip = clip_torch.import_cn_clip()
     capsys.readouterr()
     torch.manual_seed(1)
     module = cn_clip.utils.create_model("RN50@RBT3-chinese")
@@ -128,7 +128,7 @@ def test_a_public_name_loads_from_its_file(
 
 @pytest.mark.gpu
 def test_fp16_on_a_gpu_agrees_with_the_cpu(stand_in: ClipModel) -> None:
-    gpu = clip.load(clip.STAND_IN, root=NOWHERE, device="cuda", threads=1)
+    gpu = clip.load(clip_torch.STAND_IN, root=NOWHERE, device="cuda", threads=1)
     assert not gpu.towers.on_cpu
     texts = ["红色的圆", "a blue square"]
     for here, there in (
@@ -140,7 +140,7 @@ def test_fp16_on_a_gpu_agrees_with_the_cpu(stand_in: ClipModel) -> None:
 
 
 def test_our_tables_are_cn_clip_s() -> None:
-    utils = clip.import_cn_clip().utils
+    utils = clip_torch.import_cn_clip().utils
     assert dict(clip_loader.FILES) == utils._MODELS
     configs = Path(sys.modules["cn_clip.clip"].__file__ or "").parent / "model_configs"
     for name, info in clip.MODELS.items():
