@@ -29,7 +29,7 @@ from PIL import Image
 from stand_in_data import Kind
 from torch.nn import functional
 
-from indexer.models import clip
+from indexer.models import clip, clip_torch
 from indexer.models.images import decode
 
 ROOT = Path(__file__).parent.parent
@@ -148,7 +148,9 @@ def save(model: torch.nn.Module) -> int:
 
 def measure() -> None:
     """Print how well the written model, loaded as the product does it, finds and names things."""
-    model = clip.load(clip_torch.STAND_IN, root=Path(), device="cpu", threads=torch.get_num_threads())
+    model = clip.load(
+        clip_torch.STAND_IN, root=Path(), device="cpu", threads=torch.get_num_threads()
+    )
     names = [f"{kind.colour}的{kind.shape}" for kind in data.COMBINATIONS]
     each = 12
     pixels, kinds = data.pictures(

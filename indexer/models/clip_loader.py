@@ -38,7 +38,7 @@ log = logging.getLogger(__name__)
 
 
 class ClipLoader:
-    """Loads the CLIP model of the settings, each half on its own, downloading its weights if it may.
+    """Loads the CLIP model of the settings, each half apart, downloading its weights if it may.
 
     Downloads run in a thread of their own: nobody who asks for an embedding waits for the
     network. Until the weights are there, `get` fails and `problem` says why; a file that
@@ -217,7 +217,9 @@ class ClipLoader:
         log.info("downloading %s from %s to %s", self.path.name, self._url(), self.path.parent)
         failure = None
         try:
-            clip_torch.download(self.info.name, self._root, use_modelscope=self._source == "modelscope")
+            clip_torch.download(
+                self.info.name, self._root, use_modelscope=self._source == "modelscope"
+            )
         except Exception as error:
             failure = (time.monotonic(), _one_line(error))
             log.warning("downloading %s failed: %s", self.path.name, failure[1])

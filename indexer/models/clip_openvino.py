@@ -1,8 +1,8 @@
 """cn-clip's towers through OpenVINO: converted once, kept beside the weights, checked when loaded.
 
-The cache is a folder per weights file, named by the hash of the weights and OpenVINO's version, with
-the two networks and a probe: inputs, and what PyTorch computes for them. A process that finds it
-never imports PyTorch.
+The cache is a folder per weights file, named by the hash of the weights and OpenVINO's version,
+with the two networks and a probe: inputs, and what PyTorch computes for them. A process that finds
+it never imports PyTorch.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 
 
 class InaccurateError(Exception):
-    """What OpenVINO computes on this machine isn't what PyTorch does; the message says by how much."""
+    """What OpenVINO computes here isn't what PyTorch does; the message says by how much."""
 
 
 class OpenVinoTower:

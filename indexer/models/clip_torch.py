@@ -119,14 +119,14 @@ class TorchTower:
                 back.copy_(out, non_blocking=True)
             stream.synchronize()
             # A copy: pinned memory is scarce, and embeddings are kept.
-            result = back.numpy().copy()
-            return result
+            copied: Embeddings = back.numpy().copy()
+        return copied
 
     def _stream(self) -> Any:
         import torch
 
         if not hasattr(self._streams, "mine"):
-            self._streams.mine = torch.cuda.Stream(self._device)
+            self._streams.mine = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
         return self._streams.mine
 
 

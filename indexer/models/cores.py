@@ -52,7 +52,8 @@ def available() -> int:
         count = len({_siblings(cpu) for cpu in bound_to})
     else:
         count = os.cpu_count() or 1
-    return max(1, min(count, math.ceil(quota())))
+    allowed = quota()
+    return count if math.isinf(allowed) else max(1, min(count, math.ceil(allowed)))
 
 
 def quota() -> float:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import threading
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -11,16 +10,17 @@ from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import TypedDict
 
-from indexer.models import clip, images
+from indexer.models import cores, images
 from indexer.models.batching import BatchThread, EngineClosed, Observe, Run, ThreadStats, Turns
-from indexer.models.clip import Embeddings
 from indexer.models.clip_loader import ClipLoader
+from indexer.models.clip_torch import resolve_device
 from indexer.models.faces import FaceFinder
 from indexer.models.images import Photo
 from indexer.models.ocr import OcrReader
 from indexer.models.types import (
     ClipInfo,
     Embedding,
+    Embeddings,
     Face,
     FaceOptions,
     Lane,
@@ -88,9 +88,9 @@ class Engine:
             SettingsError: CLIP_MODEL names no model.
         """
         self._on_stuck = on_stuck
-        self._threads = settings.threads or _cores()
-        self._device = settings.device
-        self._clip = ClipLoader(settings, self._threads)
+        self._settings = settings
+        self._share = cores.Share(1, settings.threads or cores.available())
+        self._clip = ClipLoader(settings, self._share)
         self._ocr_reader: OcrReader | None = None
         self._turns = Turns()
         self._watchdog = watchdog = Watchdog(settings.max_image_seconds, self._stuck)
@@ -129,7 +129,7 @@ class Engine:
     @property
     def device(self) -> str:
         """What the models run on: ``cpu``, ``cuda``, ``cuda:1``. Imports torch to find out."""
-        return clip.resolve_device(self._device)
+        return resolve_device(self._settings.device)
 
     def clip_problem(self) -> str | None:
         """Say why CLIP can't be served now and which file to put where; None when it can.
@@ -226,7 +226,12 @@ class Engine:
     ) -> tuple[Run[tuple[Photo, OcrOptions], list[Line]], AbstractContextManager[object]]:
         if self._ocr_reader is None:
             try:
-                self._ocr_reader = OcrReader(threads=self._threads, device=self._device)
+                self._ocr_reader = OcrReader(
+                    share=self._share,
+                    device=self._settings.device,
+                    openvino=self._settings.openvino,
+                    precision=self._settings.precision,
+                )
             except Exception as error:
                 raise ModelUnavailable(
                     f"OCR can't be loaded ({error}): reinstall rapidocr-onnxruntime"
@@ -241,15 +246,15 @@ class Engine:
     def _prepare_clip_image(
         self,
     ) -> tuple[Run[Photo, Embedding], AbstractContextManager[object]]:
-        model = self._clip.get()
+        model = self._clip.get("image")
 
         def run(photos: list[Photo]) -> Sequence[Embedding]:
             return _rows(model.embed_images([photo.image for photo in photos]))
 
-        return run, self._turn(model.towers.on_cpu)
+        return run, self._turn(model.on_cpu)
 
     def _prepare_clip_text(self) -> tuple[Run[str, Embedding], AbstractContextManager[object]]:
-        model = self._clip.get()
+        model = self._clip.get("text")
 
         def run(texts: list[str]) -> Sequence[Embedding]:
             embeddings = _rows(model.embed_texts(texts))
@@ -279,10 +284,3 @@ def _rows(embeddings: Embeddings) -> list[Embedding]:
     for row in rows:
         row.flags.writeable = False
     return rows
-
-
-def _cores() -> int:
-    """Count the cores that this process may use, which can be fewer than the machine has."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -1,7 +1,8 @@
 """RapidOCR's detector and recogniser (PP-OCRv4, in its wheel) → lines of text with both scores.
 
-Their pre- and post-processing is used as it is; what stands between them is ours, because RapidOCR's own drops the detector's scores, keeps thresholds of earlier calls,
-shrinks every image to 2000 pixels before it reads, and flips upright lines now and then.
+Their pre- and post-processing is used as it is; what stands between them is ours, because
+RapidOCR's own drops the detector's scores, keeps thresholds of earlier calls, shrinks every image
+to 2000 pixels before it reads, and flips upright lines now and then.
 """
 
 from __future__ import annotations

@@ -13,7 +13,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from indexer.models import openvino_cpu
 from indexer.models.cores import Share
 from indexer.models.openvino_cpu import Network
 
@@ -46,7 +45,9 @@ def has_cuda() -> bool:
     return "CUDAExecutionProvider" in onnxruntime.get_available_providers()
 
 
-def with_onnxruntime(detector: Path, recogniser: Path, share: Share, *, cuda: int | None) -> Sessions:
+def with_onnxruntime(
+    detector: Path, recogniser: Path, share: Share, *, cuda: int | None
+) -> Sessions:
     """Load both networks in ONNX Runtime, f32.
 
     Args:

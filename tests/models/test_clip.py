@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 import immich_indexer
-from indexer.models import clip, clip_loader, images
+from indexer.models import clip, clip_loader, clip_torch, images
 from indexer.models.clip import ClipModel
 
 SAMPLES = Path(immich_indexer.__file__).parent / "samples"
@@ -61,7 +61,7 @@ def test_the_same_as_cn_clip_s_own_transform_and_padding(stand_in: ClipModel) ->
     import torch
 
     cn_clip = clip_torch.import_cn_clip()
-    model: Any = stand_in.towers._model  # type: ignore[attr-defined]
+    model: Any = clip_torch.load_module(stand_in.info.name, root=NOWHERE, device="cpu").eval()
     transform = cn_clip.image_transform(stand_in.info.resolution)
     texts = ["红色的圆", "A Blue Square", "绿色的三角形" * 20]
     with torch.inference_mode():
@@ -93,14 +93,15 @@ def test_the_stand_in_knows_its_shapes(stand_in: ClipModel) -> None:
 def test_weights_that_compute_nonsense_are_an_error(stand_in: ClipModel) -> None:
     class Broken:
         on_cpu = True
+        kind = "broken"
 
-        def image(self, pixels: Any) -> Any:
-            return np.full((len(pixels), 64), np.nan, np.float32)
+        def __init__(self, number: float) -> None:
+            self.number = number
 
-        def text(self, tokens: Any) -> Any:
-            return np.zeros((len(tokens), 64), np.float32)
+        def __call__(self, values: Any) -> Any:
+            return np.full((len(values), 64), self.number, np.float32)
 
-    broken = ClipModel(stand_in.info, Broken(), stand_in._tokenize)
+    broken = ClipModel(stand_in.info, image=Broken(np.nan), text=Broken(0))
     with pytest.raises(ArithmeticError):
         broken.embed_images(pictures())
     with pytest.raises(ArithmeticError):
@@ -129,7 +130,7 @@ def test_a_public_name_loads_from_its_file(
 @pytest.mark.gpu
 def test_fp16_on_a_gpu_agrees_with_the_cpu(stand_in: ClipModel) -> None:
     gpu = clip.load(clip_torch.STAND_IN, root=NOWHERE, device="cuda", threads=1)
-    assert not gpu.towers.on_cpu
+    assert not gpu.on_cpu
     texts = ["红色的圆", "a blue square"]
     for here, there in (
         (stand_in.embed_texts(texts), gpu.embed_texts(texts)),

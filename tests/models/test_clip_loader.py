@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from indexer.models import clip, clip_loader
+from indexer.models import clip_loader, clip_torch
 from indexer.models.clip_loader import ClipLoader
+from indexer.models.cores import Share
 from indexer.models.types import ClipInfo, ModelUnavailable
 from indexer.settings import Settings, SettingsError
 
@@ -19,7 +20,7 @@ PATIENCE = 30.0
 
 def loader(root: Path, **settings: Any) -> ClipLoader:
     given = {"clip_model": "RN50", "clip_download_root": root, "clip_download": "off"}
-    return ClipLoader(Settings(**(given | settings)), threads=1)
+    return ClipLoader(Settings(**(given | settings)), Share(1, 1))
 
 
 class Network:
@@ -42,7 +43,7 @@ class Network:
 @pytest.fixture
 def network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Network:
     found = Network(tmp_path / "clip_cn_rn50.pt")
-    monkeypatch.setattr(clip, "download", found.download)
+    monkeypatch.setattr(clip_torch, "download", found.download)
     return found
 
 
@@ -57,7 +58,7 @@ def test_the_stand_in_has_no_problem_and_loads_once(tmp_path: Path) -> None:
     weights = loader(tmp_path, clip_model="stand-in")
     assert weights.info == ClipInfo("stand-in", dim=64, resolution=64)
     assert weights.problem() is None
-    assert weights.get() is weights.get()
+    assert weights.get("text") is weights.get("text")
 
 
 def test_an_unknown_model(tmp_path: Path) -> None:
@@ -72,7 +73,7 @@ def test_missing_weights_say_which_file_goes_where(tmp_path: Path) -> None:
     assert f"put clip_cn_rn50.pt into {tmp_path}" in problem
     assert "huggingface.co/OFA-Sys/chinese-clip-rn50" in problem
     with pytest.raises(ModelUnavailable) as failure:
-        weights.get()
+        weights.get("text")
     assert str(failure.value) == problem
 
 
@@ -85,15 +86,17 @@ def test_damaged_weights_are_tried_once_until_they_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tries = []
-    load = clip.load
-    monkeypatch.setattr(clip, "load", lambda *a, **k: (tries.append(a), load(*a, **k))[1])
+    load = clip_torch.load_tower
+    monkeypatch.setattr(
+        clip_torch, "load_tower", lambda *a, **k: (tries.append(a), load(*a, **k))[1]
+    )
     weights = loader(tmp_path)
     path = tmp_path / "clip_cn_rn50.pt"
     path.write_bytes(b"half a file")
     assert weights.problem() is None
     for _ in range(2):
         with pytest.raises(ModelUnavailable, match=r"can't be loaded: .*clip_cn_rn50\.pt"):
-            weights.get()
+            weights.get("text")
     assert len(tries) == 1
     assert "can't be loaded" in (weights.problem() or "")
     path.write_bytes(b"another half of a file")
@@ -105,7 +108,7 @@ def test_damaged_weights_are_tried_once_until_they_change(
 def test_an_impossible_device_is_named(tmp_path: Path) -> None:
     weights = loader(tmp_path, clip_model="stand-in", device="toaster")
     with pytest.raises(ModelUnavailable, match="DEVICE is 'toaster'"):
-        weights.get()
+        weights.get("text")
 
 
 def test_a_failed_download_is_told_and_not_repeated_at_once(
@@ -115,7 +118,7 @@ def test_a_failed_download_is_told_and_not_repeated_at_once(
     assert "being downloaded from https://huggingface.co" in (weights.problem() or "")
     assert "being downloaded" in (weights.problem() or "")
     with pytest.raises(ModelUnavailable, match="being downloaded"):
-        weights.get()
+        weights.get("text")
     network.go_on.set()
     finish(weights)
     problem = weights.problem() or ""

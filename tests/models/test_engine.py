@@ -115,7 +115,7 @@ def test_the_model_s_name_holds_what_changes_its_result(engine: Engine) -> None:
 def test_nothing_is_loaded_before_it_is_asked_for(engine: Engine) -> None:
     assert engine.clip_info.name == "stand-in"
     assert engine.clip_problem() is None
-    assert engine._clip._model is None
+    assert engine._clip._models == {}
     assert engine._ocr_reader is None
 
 

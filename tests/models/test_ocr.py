@@ -14,18 +14,37 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont
 
 import immich_indexer
-from indexer.models import images
+from indexer.models import images, openvino_cpu
+from indexer.models.cores import Share
 from indexer.models.images import Photo
 from indexer.models.ocr import OcrReader
 from indexer.models.types import Line, OcrOptions
 
 SAMPLES = Path(immich_indexer.__file__).parent / "samples"
 EVERYTHING = OcrOptions()
+READ = [
+    "screenshot-payment.png",
+    "ticket-train-tilted.jpg",
+    "letter-upside-down.jpg",
+    "book-page-turned.jpg",
+    "parking-small.jpg",
+    "business-card-faint.jpg",
+]
 
 
 @pytest.fixture(scope="module")
 def reader() -> OcrReader:
-    return OcrReader(threads=1, device="cpu")
+    return OcrReader(share=Share(1, 1))
+
+
+@pytest.fixture(scope="module", params=["f32", "bf16"])
+def openvino_reader(request: pytest.FixtureRequest) -> OcrReader:
+    if not openvino_cpu.installed():
+        pytest.skip("OpenVINO isn't installed: pip install openvino")
+    wanted = {"f32": "exact", "bf16": "auto"}[request.param]
+    if request.param not in openvino_cpu.precisions(wanted):
+        pytest.skip("this CPU doesn't compute in bf16: run on one with AMX or AVX512-BF16")
+    return OcrReader(share=Share(1, 1), openvino="auto", precision=wanted)
 
 
 @pytest.fixture(scope="module")
@@ -71,20 +90,20 @@ def turned(photo: Photo, degrees: int) -> Photo:
     return photo_of(photo.image.rotate(-degrees, expand=True))
 
 
-@pytest.mark.parametrize(
-    "name",
-    [
-        "screenshot-payment.png",
-        "ticket-train-tilted.jpg",
-        "letter-upside-down.jpg",
-        "book-page-turned.jpg",
-        "parking-small.jpg",
-        "business-card-faint.jpg",
-    ],
-)
+@pytest.mark.parametrize("name", READ)
 def test_the_samples_are_read(name: str, reader: OcrReader, truth: dict[str, list[str]]) -> None:
-    lines = reader.read(sample(name), EVERYTHING)
-    expected, seen = characters(truth[name]), characters(line.text for line in lines)
+    check_text(reader.read(sample(name), EVERYTHING), truth[name])
+
+
+@pytest.mark.parametrize("name", READ)
+def test_the_samples_are_read_through_openvino(
+    name: str, openvino_reader: OcrReader, truth: dict[str, list[str]]
+) -> None:
+    check_text(openvino_reader.read(sample(name), EVERYTHING), truth[name])
+
+
+def check_text(lines: list[Line], true: list[str]) -> None:
+    expected, seen = characters(true), characters(line.text for line in lines)
     assert (expected & seen).total() >= 0.98 * expected.total()
     assert (seen - expected).total() <= 0.05 * expected.total()
     for line in lines:
