@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from indexer.models.clip import import_cn_clip
+from indexer.models.clip_torch import import_cn_clip
 
 
 class Library:

@@ -78,8 +78,8 @@ def write_random_weights(name: str, folder: Path) -> None:
 
 
 def _write_random_weights(name: str, folder: Path) -> None:
-    from indexer.models.clip import import_cn_clip
     from indexer.models.clip_loader import FILES
+    from indexer.models.clip_torch import import_cn_clip
 
     utils = import_cn_clip().utils
     import torch

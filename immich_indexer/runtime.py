@@ -186,6 +186,7 @@ def _run_once(
     else:
         watcher = ClipModelWatch(settings, url, start_anew)
     try:
+        engine.preload()
         if worker:
             worker.start()
         watcher.start()

@@ -141,6 +141,27 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "`off`: through PyTorch and ONNX Runtime."
         ),
     ] = "auto"
+    preload: Annotated[
+        Literal["none", "text", "all"],
+        Meta(
+            description="What `serve`, `gateway` and `worker` load when they start, not when it is "
+            "first needed: `text`, what embeds queries; `all`, everything but faces."
+        ),
+    ] = "none"
+    ocr_idle_seconds: Annotated[
+        float,
+        Meta(ge=0, description="The OCR models leave memory after this long idle. 0: never."),
+    ] = 0.0
+    clip_image_idle_seconds: Annotated[
+        float,
+        Meta(
+            ge=0, description="What embeds pictures leaves memory after this long idle. 0: never."
+        ),
+    ] = 0.0
+    clip_text_idle_seconds: Annotated[
+        float,
+        Meta(ge=0, description="What embeds queries leaves it after this long idle. 0: never."),
+    ] = 0.0
     ocr_min_box_score: Annotated[
         float, Meta(ge=0, le=1, description="Text boxes below this are dropped when indexing.")
     ] = 0.5

@@ -60,6 +60,8 @@ class SharedEngine(Engine):
         self._lookups = ThreadPoolExecutor(2, thread_name_prefix="lookup")
         self._sharing = threading.Lock()
         self._running: dict[_Key, Future[Any]] = {}
+        self._computing: dict[_Key, Future[Any]] = {}
+        self._urgent: set[_Key] = set()
         self._recent: OrderedDict[_Key, Any] = OrderedDict()
 
     def read_text(
@@ -105,6 +107,8 @@ class SharedEngine(Engine):
             if not force:
                 if (running := self._running.get(key)) is not None:
                     self._metrics.cache_hits.inc()
+                    if lane is Lane.INTERACTIVE:
+                        self._hurry(key)
                     return running
                 if (recent := self._recent.get(key)) is not None:
                     self._metrics.cache_hits.inc()
@@ -112,6 +116,7 @@ class SharedEngine(Engine):
                     mine.set_result(recent)
                     return mine
             self._running[key] = mine
+            self._computing.pop(key, None)
 
         def resolve() -> None:
             try:
@@ -120,7 +125,9 @@ class SharedEngine(Engine):
                     self._metrics.cache_hits.inc()
                     self._settle(key, mine, found)
                 else:
-                    compute().add_done_callback(
+                    computing = compute()
+                    self._begin(key, mine, computing)
+                    computing.add_done_callback(
                         lambda computed: self._computed(key, mine, computed, lane)
                     )
             except BaseException as error:
@@ -131,6 +138,28 @@ class SharedEngine(Engine):
         else:
             resolve()
         return mine
+
+    def _begin(self, key: _Key, mine: Future[Any], computing: Future[Any]) -> None:
+        with self._sharing:
+            if self._running.get(key) is not mine:
+                return  # somebody forced another computation meanwhile
+            self._computing[key] = computing
+            urgent = key in self._urgent
+        if urgent:
+            self.promote(computing)
+
+    def _hurry(self, key: _Key) -> None:
+        """A person waits, too, for what was asked for in bulk. The lock is held."""
+        self._urgent.add(key)
+        if (computing := self._computing.get(key)) is not None:
+            self.promote(computing)
+
+    def _end(self, key: _Key, mine: Future[Any]) -> None:
+        """The lock is held."""
+        if self._running.get(key) is mine:
+            del self._running[key]
+            self._computing.pop(key, None)
+            self._urgent.discard(key)
 
     def _computed(
         self, key: _Key, mine: Future[Result], computed: Future[Result], lane: Lane
@@ -151,8 +180,7 @@ class SharedEngine(Engine):
 
     def _settle(self, key: _Key, mine: Future[Result], result: Result) -> None:
         with self._sharing:
-            if self._running.get(key) is mine:
-                del self._running[key]
+            self._end(key, mine)
             self._recent[key] = result
             self._recent.move_to_end(key)
             while len(self._recent) > _RECENT:
@@ -161,8 +189,7 @@ class SharedEngine(Engine):
 
     def _fail(self, key: _Key, mine: Future[Result], error: BaseException) -> None:
         with self._sharing:
-            if self._running.get(key) is mine:
-                del self._running[key]
+            self._end(key, mine)
         mine.set_exception(error)
 
 

@@ -1,4 +1,4 @@
-"""A thread per model, two lanes of waiting work, batches formed from what is waiting."""
+"""Threads per model, two lanes of waiting work, batches formed from what is waiting."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError
 from contextlib import AbstractContextManager, suppress
-from types import TracebackType
+from dataclasses import dataclass
 from typing import Generic, TypedDict, TypeVar
 
+from indexer.models import cores
 from indexer.models.types import Lane, ModelUnavailable, TimeLimitError
 from indexer.models.watchdog import Watchdog
 
@@ -49,54 +50,36 @@ class ThreadStats(TypedDict):
     batches: int
 
 
-class Turns:
-    """A lock handed on in the order it was asked for; `threading.Lock` promises no order.
+@dataclass(frozen=True, slots=True)
+class Life:
+    """When a model comes and goes.
 
-    Inference threads that would each use all the cores hold it while they compute.
+    Attributes:
+        idle_seconds: it is unloaded after this long without work; 0: never.
+        unload: forgets it; the next `prepare` loads it again.
     """
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._held = False
-        self._waiting: deque[threading.Lock] = deque()
-
-    def __enter__(self) -> None:
-        with self._lock:
-            if not self._held:
-                self._held = True
-                return
-            mine = threading.Lock()
-            mine.acquire()
-            self._waiting.append(mine)
-        mine.acquire()
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        with self._lock:
-            if self._waiting:
-                self._waiting.popleft().release()
-            else:
-                self._held = False
+    idle_seconds: float = 0.0
+    unload: Callable[[], None] = lambda: None
 
 
 class BatchThread(Generic[Item, Result]):
-    """Runs a model for whoever asks, in one thread, a batch at a time.
+    """Runs a model for whoever asks, a batch at a time, in a thread or several.
 
     The interactive lane goes first, except that bulk work has every fifth batch. A batch never
-    mixes lanes. It holds what was waiting when the thread came for it, up to `max_batch` and to
-    what the last batches say fits in `BATCH_SECONDS`.
+    mixes lanes. It holds what is waiting when a thread is about to compute, up to `max_batch` and
+    to what the last batches say fits in `BATCH_SECONDS`.
 
     Args:
-        name: of the thread, for logs and stats.
+        name: of the threads, for logs and stats.
         prepare: called before each batch: returns how to run one, and what to hold meanwhile.
             Loads the model if need be; raises ModelUnavailable if it can't.
         watchdog: how long a batch may take.
         max_batch: most items in a batch.
         capacity: most items waiting in a lane.
+        workers: how many batches at once.
+        background: its threads give way to the rest of the process.
+        life: when the model is unloaded.
         observe: told of every batch.
     """
 
@@ -108,6 +91,9 @@ class BatchThread(Generic[Item, Result]):
         *,
         max_batch: int,
         capacity: int = 256,
+        workers: int = 1,
+        background: bool = False,
+        life: Life | None = None,
         observe: Observe = lambda *_: None,
     ) -> None:
         self.name = name
@@ -115,6 +101,9 @@ class BatchThread(Generic[Item, Result]):
         self._watchdog = watchdog
         self._max_batch = max_batch
         self._capacity = capacity
+        self._workers = workers
+        self._background = background
+        self._life = life or Life()
         self._observe = observe
         self._lanes: dict[Lane, deque[tuple[Item, Future[Result]]]] = {
             lane: deque() for lane in Lane
@@ -122,8 +111,11 @@ class BatchThread(Generic[Item, Result]):
         self._changed = threading.Condition()
         self._closed = False
         self._abandoned: str | None = None
-        self._batch: list[tuple[Item, Future[Result]]] = []
-        self._thread: threading.Thread | None = None
+        self._threads: list[threading.Thread] = []
+        self._busy = 0  # threads that have the model in hand
+        self._batches_now: list[list[tuple[Item, Future[Result]]]] = []
+        self._preload = False
+        self._used: float | None = None  # when the model was in hand last; None: not loaded
         self._interactive_in_a_row = 0
         self._seconds_each: float | None = None
         self._done = dict.fromkeys(Lane, 0)
@@ -151,11 +143,26 @@ class BatchThread(Generic[Item, Result]):
                 )
             else:
                 queue.append((item, future))
-                if self._thread is None:
-                    self._thread = threading.Thread(target=self._work, name=self.name, daemon=True)
-                    self._thread.start()
-                self._changed.notify_all()
+                self._start()
         return future
+
+    def promote(self, future: Future[Result]) -> None:
+        """Move what waits in the bulk lane to the interactive one: a person waits for it now."""
+        with self._changed:
+            bulk = self._lanes[Lane.BULK]
+            for waiting in bulk:
+                if waiting[1] is future:
+                    bulk.remove(waiting)
+                    self._lanes[Lane.INTERACTIVE].append(waiting)
+                    self._changed.notify_all()
+                    return
+
+    def preload(self) -> None:
+        """Have the model loaded, in a thread of its own. A failure is logged."""
+        with self._changed:
+            if not self._closed:
+                self._preload = True
+                self._start()
 
     def stats(self) -> ThreadStats:
         """Return the state of the lanes and what has been done so far."""
@@ -163,7 +170,7 @@ class BatchThread(Generic[Item, Result]):
             return {
                 "waiting": {lane.name.lower(): len(self._lanes[lane]) for lane in Lane},
                 "capacity": self._capacity,
-                "running": len(self._batch),
+                "running": sum(map(len, self._batches_now)),
                 "done": {lane.name.lower(): self._done[lane] for lane in Lane},
                 "failed": self._failed,
                 "batches": self._batches,
@@ -174,16 +181,16 @@ class BatchThread(Generic[Item, Result]):
         for future in self._close():
             if future.set_running_or_notify_cancel():
                 future.set_exception(EngineClosed(f"the {self.name} engine was closed"))
-        mine = self._thread is threading.current_thread()
-        if self._thread is not None and self._abandoned is None and not mine:
-            self._thread.join()
+        for thread in self._threads:
+            if self._abandoned is None and thread is not threading.current_thread():
+                thread.join()
 
     def abandon(self, reason: str) -> None:
-        """Fail what runs, waits or comes with ModelUnavailable: its thread won't come back."""
+        """Fail what runs, waits or comes with ModelUnavailable: a thread won't come back."""
         self._abandoned = reason
         waiting = self._close()
         with self._changed:
-            running = [future for _, future in self._batch]
+            running = [future for batch in self._batches_now for _, future in batch]
         for future in waiting:
             if future.set_running_or_notify_cancel():
                 future.set_exception(ModelUnavailable(reason))
@@ -200,28 +207,69 @@ class BatchThread(Generic[Item, Result]):
             self._changed.notify_all()
         return waiting
 
+    def _start(self) -> None:
+        while len(self._threads) < self._workers:
+            thread = threading.Thread(target=self._work, name=self.name, daemon=True)
+            self._threads.append(thread)
+            thread.start()
+        self._changed.notify_all()
+
     def _work(self) -> None:
-        while True:
-            with self._changed:
-                self._batch = []
-                self._changed.wait_for(lambda: self._closed or any(self._lanes.values()))
-                if self._closed:
-                    return
-                lane = self._choose_lane()
-                batch = self._batch = self._take(lane)
-                self._changed.notify_all()
-            if not batch:
-                continue
+        if self._background:
+            cores.step_back()
+        while self._await_work():
             try:
                 run, hold = self._prepare()
             except Exception as error:
-                self._fail(batch, error)
-                continue
-            with hold:
-                started = time.perf_counter()
-                self._run(run, batch, lane)
-                seconds = time.perf_counter() - started
+                self._unprepared(error)
+            else:
+                # Who goes first is decided when there are cores to go on.
+                with hold:
+                    self._run_next(run)
+            with self._changed:
+                self._busy -= 1
+                self._used = time.monotonic()
+
+    def _await_work(self) -> bool:
+        """Wait for a reason to have the model in hand, unloading it meanwhile; False: closed."""
+        with self._changed:
+            while not self._closed and not self._preload and not any(self._lanes.values()):
+                patience = None
+                if self._life.idle_seconds and self._used is not None and not self._busy:
+                    patience = self._used + self._life.idle_seconds - time.monotonic()
+                    if patience <= 0:
+                        self._used = None
+                        log.info("%s: unloaded, it was idle", self.name)
+                        self._life.unload()
+                        continue
+                self._changed.wait(patience)
+            self._preload = False
+            self._busy += 1
+            return not self._closed
+
+    def _unprepared(self, error: Exception) -> None:
+        with self._changed:
+            batch = self._take(self._choose_lane())
+            self._changed.notify_all()
+        if not batch:
+            log.warning("%s can't be loaded yet: %s", self.name, error)
+        self._fail(batch, error)
+
+    def _run_next(self, run: Run[Item, Result]) -> None:
+        with self._changed:
+            lane = self._choose_lane()
+            batch = self._take(lane)
+            self._batches_now.append(batch)
+            self._changed.notify_all()
+        started = time.perf_counter()
+        if batch:
+            self._run(run, batch, lane)
+        seconds = time.perf_counter() - started
+        with self._changed:
+            self._batches_now.remove(batch)
+            if batch:
                 self._learn(seconds / len(batch))
+        if batch:
             self._observe(self.name, lane.name.lower(), len(batch), seconds)
 
     def _choose_lane(self) -> Lane:

@@ -113,6 +113,14 @@ class ClipLoader:
                 self._models[side] = self._load(side)
             return self._models[side]
 
+    def kinds(self) -> dict[str, str]:
+        """Say which halves are loaded, and what computes them."""
+        return {
+            f"clip_{side}": tower.kind
+            for side, model in list(self._models.items())
+            if (tower := model.image or model.text)
+        }
+
     def unload(self, side: Side) -> None:
         """Forget one half; the next `get` loads it again."""
         self._models.pop(side, None)
@@ -167,7 +175,7 @@ class ClipLoader:
                 device=device,
                 threads=self._share.threads,
             )
-            torch_tower.fit(clip.probe(self.info, side)[:1])
+            torch_tower.fit(clip.probe(self.info, side)[:1], self._share.workers)
             tower = torch_tower
         log.info(
             "loaded CLIP %s %s: %s on %s, %.1f s",

@@ -13,6 +13,7 @@ import hashlib
 import logging
 import shutil
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -202,7 +203,8 @@ def _traced(half: torch.nn.Module, example: torch.Tensor) -> Any:
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 
     frontend = FrontEndManager().load_by_framework("pytorch")
-    with torch.no_grad():
+    # The tracer warns of shapes that it takes for constants; the probe will tell.
+    with torch.no_grad(), warnings.catch_warnings(action="ignore"):
         # Named: the frontend doesn't keep it alive.
         decoder = TorchScriptPythonDecoder(half, example_input=(example,))
         return frontend.convert(frontend.load(decoder))

@@ -78,11 +78,12 @@ class TorchTower:
                 torch.cuda.empty_cache()
         return np.concatenate(done)
 
-    def fit(self, example: npt.NDArray[Any]) -> None:
+    def fit(self, example: npt.NDArray[Any], workers: int) -> None:
         """Choose the largest batch by a GPU's free memory and what one input takes of it.
 
         Args:
             example: one input.
+            workers: how many batches at once.
         """
         import torch
 
@@ -94,7 +95,7 @@ class TorchTower:
         self._compute(example)
         each = max(1, torch.cuda.max_memory_allocated(self._device) - before)
         free, _ = torch.cuda.mem_get_info(self._device)
-        self._most = max(1, min(_MOST_ON_GPU, int(free * _MEMORY_SHARE / each)))
+        self._most = max(1, min(_MOST_ON_GPU, int(free * _MEMORY_SHARE / workers / each)))
         log.info(
             "%s: %d a batch (%.1f MB each, %.1f GB free)",
             self._device,

@@ -17,6 +17,7 @@ from typing import NamedTuple
 MOST_THREADS = 4
 
 _CGROUP = Path("/sys/fs/cgroup")
+_OWN_GROUPS = Path("/proc/self/cgroup")
 _CPUS = Path("/sys/devices/system/cpu")
 # Of nice(1): the event loop and people's queries go before the pictures, 9 to 1.
 _NICENESS = 10
@@ -79,7 +80,7 @@ def quota() -> float:
 def _groups() -> Iterator[Path]:
     """Folders of this process's cgroup and of all above it."""
     try:
-        lines = Path("/proc/self/cgroup").read_text().splitlines()
+        lines = _OWN_GROUPS.read_text().splitlines()
     except OSError:
         return
     for line in lines:

@@ -8,10 +8,10 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext, suppress
-from typing import TypedDict
+from typing import Any, TypedDict
 
-from indexer.models import cores, images
-from indexer.models.batching import BatchThread, EngineClosed, Observe, Run, ThreadStats, Turns
+from indexer.models import cores, images, memory
+from indexer.models.batching import BatchThread, EngineClosed, Life, Observe, Run, ThreadStats
 from indexer.models.clip_loader import ClipLoader
 from indexer.models.clip_torch import resolve_device
 from indexer.models.faces import FaceFinder
@@ -27,6 +27,7 @@ from indexer.models.types import (
     Line,
     ModelUnavailable,
     OcrOptions,
+    Side,
     TimeLimitError,
 )
 from indexer.models.watchdog import Watchdog
@@ -37,7 +38,7 @@ log = logging.getLogger(__name__)
 # Recorded with every result: text read by another reader can be found and read again.
 OCR_NAME = "rapidocr-onnxruntime-1.4.4"
 
-MAX_IMAGES = 16
+MAX_IMAGES = 128
 MAX_TEXTS = 32
 CACHED_TEXTS = 1024
 
@@ -53,15 +54,18 @@ class EngineStats(TypedDict):
     clip_text: ThreadStats
     faces: ThreadStats
     cached_texts: int
+    loaded: dict[str, str]
+    """Which models are in memory, and what computes them in which precision."""
 
 
 class Engine:
     """The models of a process, for all its threads; made once and passed down.
 
-    A thread each: text is read, pictures are embedded, texts are embedded and faces are found side
-    by side, each with an interactive lane ahead of a bulk lane (`BatchThread` has the rules). On
-    the CPU those that take pictures also take turns, so that whichever computes has all the cores.
-    Texts don't wait for a turn: they are a person's query, and short.
+    Text is read, pictures are embedded, texts are embedded and faces are found side by side, in
+    threads of their own, each with an interactive lane ahead of a bulk lane (`BatchThread` has the
+    rules). On the CPU those that take pictures share out the cores: as many compute at once, with
+    as many threads, as there are cores for, in the order they asked, and they give way to the rest
+    of the process. Texts wait for no core: they are a person's query, and short.
 
     Futures fail with ModelUnavailable (can't be loaded; says what to do), EngineBusy (too many
     interactive requests are waiting), EngineClosed, TimeLimitError (took longer than
@@ -89,22 +93,50 @@ class Engine:
         """
         self._on_stuck = on_stuck
         self._settings = settings
-        self._share = cores.Share(1, settings.threads or cores.available())
+        memory.use_little()
+        self._cores = cores.Cores(settings.threads or cores.available())
+        self._share = cores.share(self._cores.count)
         self._clip = ClipLoader(settings, self._share)
         self._ocr_reader: OcrReader | None = None
-        self._turns = Turns()
+        self._loading = threading.Lock()
         self._watchdog = watchdog = Watchdog(settings.max_image_seconds, self._stuck)
         self._decoders = ThreadPoolExecutor(_DECODERS, thread_name_prefix="decode")
-        self._ocr = BatchThread("ocr", self._prepare_ocr, watchdog, max_batch=1, observe=observe)
+        self._ocr = BatchThread(
+            "ocr",
+            self._prepare_ocr,
+            watchdog,
+            max_batch=1,
+            workers=self._share.workers,
+            background=True,
+            life=Life(settings.ocr_idle_seconds, self._unload_ocr),
+            observe=observe,
+        )
         self._clip_image = BatchThread(
-            "clip-image", self._prepare_clip_image, watchdog, max_batch=MAX_IMAGES, observe=observe
+            "clip-image",
+            self._prepare_clip_image,
+            watchdog,
+            max_batch=MAX_IMAGES,
+            workers=self._share.workers,
+            background=True,
+            life=Life(settings.clip_image_idle_seconds, lambda: self._unload_clip("image")),
+            observe=observe,
         )
         self._clip_text = BatchThread(
-            "clip-text", self._prepare_clip_text, watchdog, max_batch=MAX_TEXTS, observe=observe
+            "clip-text",
+            self._prepare_clip_text,
+            watchdog,
+            max_batch=MAX_TEXTS,
+            life=Life(settings.clip_text_idle_seconds, lambda: self._unload_clip("text")),
+            observe=observe,
         )
-        self._face_finder = FaceFinder(settings, self._threads)
+        self._face_finder = FaceFinder(settings, self._share.threads)
         self._faces = BatchThread(
-            "faces", self._prepare_faces, watchdog, max_batch=1, observe=observe
+            "faces",
+            self._prepare_faces,
+            watchdog,
+            max_batch=1,
+            background=True,
+            observe=observe,
         )
         self._texts: OrderedDict[str, Embedding] = OrderedDict()
         self._texts_lock = threading.Lock()
@@ -206,7 +238,21 @@ class Engine:
             "clip_text": self._clip_text.stats(),
             "faces": self._faces.stats(),
             "cached_texts": len(self._texts),
+            "loaded": self._loaded(),
         }
+
+    def preload(self) -> None:
+        """Have what PRELOAD names loaded, in threads of its own: at the start of a process."""
+        if self._settings.preload != "none":
+            self._clip_text.preload()
+        if self._settings.preload == "all":
+            self._clip_image.preload()
+            self._ocr.preload()
+
+    def promote(self, future: Future[Any]) -> None:
+        """Move a request that waits in the bulk lane to the interactive one."""
+        self._ocr.promote(future)
+        self._clip_image.promote(future)
 
     def close(self) -> None:
         """Wait for what is running, fail what is waiting with EngineClosed. Can be repeated."""
@@ -224,19 +270,7 @@ class Engine:
     def _prepare_ocr(
         self,
     ) -> tuple[Run[tuple[Photo, OcrOptions], list[Line]], AbstractContextManager[object]]:
-        if self._ocr_reader is None:
-            try:
-                self._ocr_reader = OcrReader(
-                    share=self._share,
-                    device=self._settings.device,
-                    openvino=self._settings.openvino,
-                    precision=self._settings.precision,
-                )
-            except Exception as error:
-                raise ModelUnavailable(
-                    f"OCR can't be loaded ({error}): reinstall rapidocr-onnxruntime"
-                ) from error
-        reader = self._ocr_reader
+        reader = self._reader()
 
         def run(requests: list[tuple[Photo, OcrOptions]]) -> Sequence[list[Line]]:
             return [reader.read(photo, options) for photo, options in requests]
@@ -274,8 +308,36 @@ class Engine:
 
         return run, self._turn(self._face_finder.on_cpu)
 
+    def _reader(self) -> OcrReader:
+        with self._loading:
+            if self._ocr_reader is None:
+                try:
+                    self._ocr_reader = OcrReader(
+                        share=self._share,
+                        device=self._settings.device,
+                        openvino=self._settings.openvino,
+                        precision=self._settings.precision,
+                    )
+                except Exception as error:
+                    raise ModelUnavailable(
+                        f"OCR can't be loaded ({error}): reinstall rapidocr-onnxruntime"
+                    ) from error
+            return self._ocr_reader
+
+    def _unload_ocr(self) -> None:
+        self._ocr_reader = None
+        memory.give_back()
+
+    def _unload_clip(self, side: Side) -> None:
+        self._clip.unload(side)
+        memory.give_back()
+
+    def _loaded(self) -> dict[str, str]:
+        reader = self._ocr_reader
+        return ({"ocr": reader.kind} if reader else {}) | self._clip.kinds()
+
     def _turn(self, on_cpu: bool) -> AbstractContextManager[object]:
-        return self._turns if on_cpu else nullcontext()
+        return self._cores.take(self._share.threads) if on_cpu else nullcontext()
 
 
 def _rows(embeddings: Embeddings) -> list[Embedding]:

@@ -10,8 +10,9 @@ from contextlib import AbstractContextManager, nullcontext
 import pytest
 
 from indexer.models import batching
-from indexer.models.batching import BatchThread, EngineBusy, EngineClosed, Run, Turns
-from indexer.models.types import Lane, ModelUnavailable, TimeLimitError
+from indexer.models.batching import BatchThread, EngineBusy, EngineClosed, Life, Run
+from indexer.models.cores import Cores
+from indexer.models.types import Lane, ModelUnavailable
 from indexer.models.watchdog import Watchdog
 
 FAST, BULK = Lane.INTERACTIVE, Lane.BULK
@@ -233,72 +234,122 @@ def test_closing_ends_what_runs_and_fails_what_waits(
         thread.submit(3, FAST).result(PATIENCE)
 
 
-def test_turns_are_taken_in_the_order_they_were_asked_for() -> None:
-    turns = Turns()
-    order: list[int] = []
-    took: list[threading.Thread] = []
-
-    def take(i: int) -> None:
-        with turns:
-            order.append(i)
-
-    with turns:
-        for i in range(5):
-            thread = threading.Thread(target=take, args=(i,))
-            thread.start()
-            took.append(thread)
-            # Until it stands in the queue.
-            while len(turns._waiting) <= i:
-                pass
-        assert order == []
-    for thread in took:
-        thread.join(PATIENCE)
-    assert order == [0, 1, 2, 3, 4]
-
-
-def test_one_that_takes_too_long_is_given_up_alone(
+def test_several_workers_compute_at_once(
     threads: list[BatchThread[int, int]], model: Recorder
 ) -> None:
-    thread = BatchThread("doubler", model.prepare, watchdog(0.1, pytest.fail), max_batch=1)
+    together = threading.Barrier(3)
+
+    def run(items: list[int]) -> Sequence[int]:
+        together.wait(PATIENCE)
+        return items
+
+    thread = BatchThread("pair", lambda: (run, nullcontext()), watchdog(), max_batch=1, workers=3)
     threads.append(thread)
-    slow, next_one = thread.submit(0, BULK), thread.submit(1, BULK)
-    with pytest.raises(TimeLimitError, match=r"doubler inference.* 0\.1 s") as late:
-        slow.result(PATIENCE)
-    assert late.value.alone
-    model.go_on.set()  # it comes back in time
-    assert next_one.result(PATIENCE) == 2
+    assert results([thread.submit(i, BULK) for i in range(6)]) == list(range(6))
+    assert thread.stats()["running"] == 0
+    assert thread.stats()["done"] == {"interactive": 0, "bulk": 6}
 
 
-def test_of_several_none_is_blamed(threads: list[BatchThread[int, int]], model: Recorder) -> None:
-    thread = start(threads, model)
-    go_on = threading.Event()
-    double = model.run
-
-    def slow(items: list[int]) -> Sequence[int]:
-        go_on.wait(PATIENCE)
-        return double(items)
-
-    thread._watchdog = watchdog(0.1)
-    model.run = slow  # type: ignore[method-assign]
-    futures = [thread.submit(i, BULK) for i in (1, 2)]
-    model.go_on.set()
-    for future in futures:
-        with pytest.raises(TimeLimitError) as late:
-            future.result(PATIENCE)
-        assert not late.value.alone
-    go_on.set()
-
-
-def test_what_is_abandoned_fails_for_good_and_holds_nobody_up(
+def test_the_lane_is_chosen_when_there_are_cores(
     threads: list[BatchThread[int, int]], model: Recorder
 ) -> None:
+    """Who comes while a batch waits for its turn goes first."""
+    cores = Cores(1)
+    thread = BatchThread("doubler", lambda: (model.run, cores.take(1)), watchdog(), max_batch=8)
+    threads.append(thread)
+    with cores.take(1):
+        bulk = thread.submit(5, BULK)
+        while not cores._waiting:
+            pass
+        fast = thread.submit(6, FAST)
+    assert results([bulk, fast]) == [10, 12]
+    assert model.batches == [[6], [5]]
+
+
+def test_what_a_person_waits_for_too_goes_first(
+    threads: list[BatchThread[int, int]], model: Recorder
+) -> None:
+    thread = start(threads, model, max_batch=1)
+    bulk = [thread.submit(i, BULK) for i in (101, 102, 103)]
+    thread.promote(bulk[2])
+    assert thread.stats()["waiting"] == {"interactive": 1, "bulk": 2}
+    model.go_on.set()
+    assert results(bulk) == [202, 204, 206]
+    assert model.batches == [[103], [101], [102]]
+    thread.promote(bulk[2])  # long done
+    thread.promote(Future())  # never heard of
+    assert thread.stats()["waiting"] == {"interactive": 0, "bulk": 0}
+
+
+class Loaded(Recorder):
+    """A model that is loaded and unloaded."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loads = 0
+        self.unloaded = threading.Event()
+        self.is_loaded = False
+
+    def prepare(self) -> tuple[Run[int, int], AbstractContextManager[object]]:
+        if not self.is_loaded:
+            self.loads += 1
+            self.is_loaded = True
+        return super().prepare()
+
+    def unload(self) -> None:
+        self.is_loaded = False
+        self.unloaded.set()
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_an_idle_model_is_unloaded_and_comes_back(
+    threads: list[BatchThread[int, int]], workers: int
+) -> None:
+    model = Loaded()
+    thread = BatchThread(
+        "doubler",
+        model.prepare,
+        watchdog(),
+        max_batch=1,
+        workers=workers,
+        life=Life(0.05, model.unload),
+    )
+    threads.append(thread)
+    for loads in (1, 2):
+        assert results([thread.submit(i, BULK) for i in range(1, 4)]) == [2, 4, 6]
+        assert model.unloaded.wait(PATIENCE)
+        model.unloaded.clear()
+        assert model.loads == loads
+
+
+def test_a_model_at_work_is_not_unloaded(threads: list[BatchThread[int, int]]) -> None:
+    model = Loaded()
+    thread = BatchThread(
+        "doubler", model.prepare, watchdog(), max_batch=1, workers=2, life=Life(0.01, model.unload)
+    )
+    threads.append(thread)
+    thread.submit(0, BULK)
+    assert model.running.wait(PATIENCE)
+    assert not model.unloaded.wait(0.1)
+    model.go_on.set()
+    assert model.unloaded.wait(PATIENCE)
+
+
+def test_a_model_is_loaded_before_it_is_needed(
+    threads: list[BatchThread[int, int]], caplog: pytest.LogCaptureFixture
+) -> None:
+    model = Loaded()
     thread = BatchThread("doubler", model.prepare, watchdog(), max_batch=1)
     threads.append(thread)
-    running = thread.submit(0, FAST)
-    assert model.running.wait(PATIENCE)
-    waiting = thread.submit(1, BULK)
-    thread.abandon("it hangs")
-    for future in (running, waiting, thread.submit(2, FAST)):
-        with pytest.raises(ModelUnavailable, match="it hangs"):
-            future.result(PATIENCE)
-    thread.close()
+    model.unavailable = "put it there"
+    thread.preload()
+    while "doubler can't be loaded yet: put it there" not in caplog.text:
+        pass
+    model.unavailable = ""
+    model.is_loaded = False
+    thread.preload()
+    while not model.is_loaded:
+        pass
+    assert model.batches == []
+    assert thread.submit(2, FAST).result(PATIENCE) == 4
+    assert model.loads == 2

@@ -44,7 +44,9 @@ def openvino_reader(request: pytest.FixtureRequest) -> OcrReader:
     wanted = {"f32": "exact", "bf16": "auto"}[request.param]
     if request.param not in openvino_cpu.precisions(wanted):
         pytest.skip("this CPU doesn't compute in bf16: run on one with AMX or AVX512-BF16")
-    return OcrReader(share=Share(1, 1), openvino="auto", precision=wanted)
+    made = OcrReader(share=Share(1, 1), openvino="auto", precision=wanted)
+    assert made.kind == f"OpenVINO {request.param}"
+    return made
 
 
 @pytest.fixture(scope="module")
