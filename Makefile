@@ -5,7 +5,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test check bench bench-search evaluate format clean
+.PHONY: demo test check audit bench bench-search evaluate format clean
 
 demo: $(READY)
 	@$(BIN)/immich-indexer demo $(if $(PHOTOS),--photos "$(PHOTOS)") $(if $(filter-out 0,$(ONCE)),--once)
@@ -18,6 +18,11 @@ check: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	@$(BIN)/python scripts/audit.py
+
+# Known vulnerabilities in what is installed; a part of check.
+audit: $(READY)
+	@$(BIN)/python scripts/audit.py
 
 # make bench ARGS='--quick --only clip,ocr'; what the figures mean: docs/performance.md
 bench: $(READY)

@@ -29,6 +29,7 @@ from litestar.exceptions import (
 )
 from litestar.handlers import BaseRouteHandler
 
+from gateway import outgoing
 from gateway.database import Queries
 from gateway.errors import AnyRequest, BadGateway, NotConfigured
 
@@ -42,6 +43,9 @@ KEY_COOKIE = "immich_indexer_key"
 _CREDENTIAL = re.compile(r"[\x21-\x2b\x2d-\x3a\x3c-\x7e]{1,4096}")  # no comma, no semicolon
 _FORWARDING = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
 _PRINTABLE = re.compile(r"[\x20-\x7e]{1,1024}")
+# Immich goes by these before an API key.
+_SESSIONS = {"cookie", "authorization", *_SESSION_HEADERS}
+_PERMISSION = "asset.read"
 _REMEMBER_SECONDS = 30.0
 _REMEMBER_USERS = 1000
 
@@ -70,12 +74,17 @@ class Caller:
     async def owners(self, database: Queries) -> list[UUID] | None:
         """Whose photos may be found: the user's, and those that partners show in the timeline.
 
+        The user comes first: see `owners` of `indexer_v1.search_scope`.
+
         None means everybody's.
         """
         if self.user is None:
             return None if self.folder is None else [self.folder]
         rows = await database.fetch(
-            'SELECT "sharedById" FROM partner WHERE "sharedWithId" = $1 AND "inTimeline"',
+            """
+            SELECT p."sharedById" FROM partner p JOIN "user" u ON u.id = p."sharedById"
+            WHERE p."sharedWithId" = $1 AND p."inTimeline" AND u."deletedAt" IS NULL
+            """,
             self.user,
         )
         return [self.user, *(row["sharedById"] for row in rows)]
@@ -89,12 +98,16 @@ class User(msgspec.Struct, rename="camel"):
     is_admin: bool = False
 
 
+class _Key(msgspec.Struct):
+    permissions: list[str]
+
+
 class ImmichUsers:
     """Asks Immich, at ``IMMICH_URL``, whose credentials these are; remembers it for 30 s."""
 
     def __init__(self, url: str) -> None:
         self._url = url.rstrip("/")
-        self._client = httpx.AsyncClient(timeout=10.0, trust_env=False)
+        self._client = outgoing.client(timeout=10.0)
         # By a hash: the credentials themselves are nowhere kept.
         self._known: OrderedDict[bytes, tuple[float, User]] = OrderedDict()
 
@@ -182,13 +195,39 @@ class ImmichUsers:
         try:
             if answer.status_code != 200:
                 raise msgspec.ValidationError
-            return msgspec.json.decode(answer.content, type=User)
+            user = msgspec.json.decode(answer.content, type=User)
         except msgspec.DecodeError:
             log.warning("immich not understood url=%s status=%d", self._url, answer.status_code)
             raise ServiceUnavailableException(
                 f"{self._url} (IMMICH_URL) answered {answer.status_code} and no user; is it "
                 "Immich's own server?"
             ) from None
+        if not headers.keys() & _SESSIONS:
+            await self._check_key(headers)
+        return user
+
+    async def _check_key(self, headers: dict[str, str]) -> None:
+        """Let pass an API key that Immich itself would let search; sessions may all.
+
+        Raises:
+            PermissionDeniedException: it hasn't that permission.
+            ServiceUnavailableException: Immich doesn't answer.
+        """
+        try:
+            answer = await self._client.get(f"{self._url}/api/api-keys/me", headers=headers)
+            if answer.status_code in (400, 404):  # an Immich before this route
+                return
+            permissions = msgspec.json.decode(answer.content, type=_Key).permissions
+        except (httpx.HTTPError, msgspec.DecodeError) as error:
+            log.warning("immich not understood url=%s error=%s", self._url, type(error).__name__)
+            raise ServiceUnavailableException(
+                f"Immich at {self._url} (IMMICH_URL) doesn't say what this API key may do, so it "
+                "may nothing for the moment."
+            ) from None
+        if not {"all", _PERMISSION} & set(permissions):
+            raise PermissionDeniedException(
+                f"This API key may not see photos; it needs the permission {_PERMISSION}."
+            )
 
     @contextmanager
     def _unreachable(self) -> Iterator[None]:

@@ -11,6 +11,7 @@ import msgspec
 from litestar import Response
 from litestar.exceptions import HTTPException
 
+from gateway import outgoing
 from gateway.errors import BadGateway, NotConfigured, Unprocessable
 from gateway.forms import write_form
 from gateway.immich_ml import FACES, Entries
@@ -36,11 +37,10 @@ class ImmichMl:
     def __init__(self, url: str, *, faces: bool) -> None:
         self._url = url.rstrip("/")
         self._faces = faces
-        self._client = httpx.AsyncClient(
+        self._client = outgoing.client(
             # A container that restarts is away for a moment, and Immich asks only once.
             transport=httpx.AsyncHTTPTransport(retries=3),
             timeout=httpx.Timeout(WAIT_SECONDS, connect=5.0),
-            trust_env=False,
         )
 
     @property

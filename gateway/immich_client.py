@@ -14,6 +14,7 @@ import httpx
 from litestar import Response
 from litestar.types import ASGIApp, Receive, Scope, Send
 
+from gateway import outgoing
 from gateway.errors import AnyRequest, BadGateway, NotConfigured
 
 log = logging.getLogger(__name__)
@@ -56,9 +57,7 @@ class ImmichClient:
 
     def __init__(self, url: str) -> None:
         self._url = url.rstrip("/")
-        self._client = httpx.AsyncClient(
-            trust_env=False,
-            follow_redirects=False,
+        self._client = outgoing.client(
             limits=httpx.Limits(max_connections=100, max_keepalive_connections=32),
         )
 

@@ -71,7 +71,7 @@ async def reprocess(
         f"""
         INSERT INTO indexer_v1.reprocess (asset_id, task)
         SELECT id, $2 FROM asset
-        WHERE id = $1 AND ($3::uuid IS NULL OR "ownerId" = $3)
+        WHERE id = $1 AND ($3::uuid IS NULL OR "ownerId" = $3) AND visibility <> 'locked'
         RETURNING {_COLUMNS}
         """,  # noqa: S608 - a constant
         asset_id,
@@ -100,7 +100,8 @@ async def reprocess_status(
         f"""
         SELECT {_COLUMNS} FROM indexer_v1.reprocess
         WHERE id = $1 AND ($2::uuid IS NULL OR EXISTS (
-            SELECT FROM asset WHERE asset.id = asset_id AND "ownerId" = $2))
+            SELECT FROM asset WHERE asset.id = asset_id AND "ownerId" = $2
+            AND visibility <> 'locked'))
         """,  # noqa: S608 - a constant
         request_id,
         caller.owner,

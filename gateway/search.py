@@ -291,7 +291,8 @@ async def _ranked(
     """Call the search function in SQL; its arguments and columns are described there.
 
     Raises:
-        Unprocessable: this database has nothing to filter by, such as albums in folder mode.
+        Unprocessable: this database has nothing to filter by, such as albums in folder mode, or
+            no text can be what is asked for (a NUL in it).
     """
     with filtered():
         return await database.fetch(
@@ -317,11 +318,12 @@ def filtered() -> Iterator[None]:
     """Around statements that filter.
 
     Raises:
-        Unprocessable: this database has nothing to filter by, such as albums in folder mode.
+        Unprocessable: this database has nothing to filter by, such as albums in folder mode, or
+            no text can be what is asked for (a NUL in it).
     """
     try:
         yield
-    except asyncpg.FeatureNotSupportedError as error:
+    except (asyncpg.FeatureNotSupportedError, asyncpg.DataError) as error:
         raise Unprocessable(str(error)) from error
 
 

@@ -240,7 +240,8 @@ def reprocess(
     "owners",
     multiple=True,
     type=click.UUID,
-    help="Only photos of this Immich user; may be repeated. Default: everybody's.",
+    help="Only photos of this Immich user; may be repeated, for others' that aren't archived. "
+    "Default: everybody's.",
 )
 @pass_settings
 def search(

@@ -30,7 +30,7 @@ from indexer.shared import SharedEngine
 from indexer.worker import Worker
 from pg.connect import address, connect, wait_until_reachable
 from pg.embedded import Server
-from pg.migrate import Report, create_library_tables, migrate
+from pg.migrate import Report, create_library_tables, migrate, refuse_newer
 
 log = logging.getLogger(__name__)
 
@@ -104,8 +104,13 @@ def prepare(url: str, settings: Settings, *, choose_clip_model: bool) -> tuple[S
 
 
 def as_chosen_in_immich(settings: Settings, url: str) -> Settings:
-    """Settings with Immich's own choices before ours; nothing is written."""
+    """Settings with Immich's own choices before ours; nothing is written.
+
+    Raises:
+        MigrationError: the database was made by a newer version.
+    """
     with connect(url) as connection:
+        refuse_newer(connection)
         return adopt(settings, read_config(connection))
 
 

@@ -9,10 +9,15 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Literal
 
+import psycopg
 from psycopg import sql
 
 from pg.connect import Connection
@@ -99,6 +104,16 @@ def _migrate(connection: Connection, tokenizer: Literal["auto", "zhparser", "big
     connection.execute("SELECT indexer_v1.ensure_clip_index()")
     triggers: int = fetch_value(connection, "SELECT indexer_v1.ensure_triggers()")
     return Report(applied, healed, chosen, triggers)
+
+
+def refuse_newer(connection: Connection) -> None:
+    """For whoever uses the database without migrating it.
+
+    Raises:
+        MigrationError: made by a newer version.
+    """
+    if fetch_value(connection, "SELECT to_regclass('indexer_v1.migration') IS NOT NULL"):
+        _refuse_unknown(_recorded(connection, "migrations"), _read("migrations"))
 
 
 def stale_rows(connection: Connection) -> int:
@@ -202,14 +217,18 @@ def _record(connection: Connection, name: str, sha256: str) -> None:
     )
 
 
-def _run_migrations(connection: Connection) -> list[str]:
-    shipped, recorded = _read("migrations"), _recorded(connection, "migrations")
+def _refuse_unknown(recorded: Mapping[str, str], shipped: Mapping[str, str]) -> None:
     unknown = sorted(recorded.keys() - shipped.keys())
     if unknown:
         raise MigrationError(
             f"This database was made by a newer immich-indexer (it has {', '.join(unknown)})."
             " Install that version or a later one; nothing was changed."
         )
+
+
+def _run_migrations(connection: Connection) -> list[str]:
+    shipped, recorded = _read("migrations"), _recorded(connection, "migrations")
+    _refuse_unknown(recorded, shipped)
     applied = []
     for name, text in shipped.items():
         sha256 = hashlib.sha256(text.encode()).hexdigest()
@@ -308,14 +327,55 @@ def _choose_tokenizer(
 
 
 def _run_functions(connection: Connection, tokenizer: Tokenizer, vector: str) -> list[str]:
-    recorded = _recorded(connection, "functions")
-    applied = []
+    try:
+        with connection.transaction():
+            applied = _run_changed_functions(connection, tokenizer, vector)
+        if not applied or not _has_leftovers(connection, tokenizer):
+            return applied
+    except psycopg.errors.InvalidFunctionDefinition:
+        pass  # one of an older version has another return type or other names of arguments
+    _drop_functions(connection)
+    return _run_changed_functions(connection, tokenizer, vector)
+
+
+def _has_leftovers(connection: Connection, tokenizer: Tokenizer) -> bool:
+    """Functions of an older version are there still; an overload makes calls ambiguous."""
+    texts = "".join(text for _, _, text in _functions(tokenizer))
+    shipped = Counter(re.findall(r"^CREATE OR REPLACE FUNCTION indexer_v1\.(\w+)", texts, re.M))
+    there = connection.execute(
+        "SELECT proname::text, count(*) FROM pg_proc"
+        " WHERE pronamespace = 'indexer_v1'::regnamespace GROUP BY proname"
+    ).fetchall()
+    return any(number > shipped[name] for name, number in there)
+
+
+def _drop_functions(connection: Connection) -> None:
+    """Make way for all functions anew. Those in use stay: by triggers, and by somebody's views."""
+    rows = connection.execute(
+        "SELECT oid::regprocedure::text FROM pg_proc"
+        " WHERE pronamespace = 'indexer_v1'::regnamespace"
+    ).fetchall()
+    for (signature,) in rows:
+        with suppress(psycopg.errors.DependentObjectsStillExist), connection.transaction():
+            connection.execute(f"DROP FUNCTION {signature}".encode())
+    connection.execute("DELETE FROM indexer_v1.migration WHERE starts_with(name, 'functions/')")
+
+
+def _functions(tokenizer: Tokenizer) -> Iterator[tuple[str, str, str]]:
+    """Files of functions in use: under which name each is recorded, its own name, and its text."""
     for name, text in _read("functions").items():
         slot = name
         if name.startswith("functions/20_tokenizer_"):
             if name != f"functions/20_tokenizer_{tokenizer}.sql":
                 continue
             slot = "functions/20_tokenizer"
+        yield slot, name, text
+
+
+def _run_changed_functions(connection: Connection, tokenizer: Tokenizer, vector: str) -> list[str]:
+    recorded = _recorded(connection, "functions")
+    applied = []
+    for slot, name, text in _functions(tokenizer):
         sha256 = hashlib.sha256(f"{vector}\n{text}".encode()).hexdigest()
         if recorded.get(slot) != sha256:
             connection.execute(text.encode())

@@ -63,6 +63,17 @@ def test_folder_mode_is_for_this_computer(
 
 
 @pytest.mark.parametrize(
+    "header", ["X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP", "Forwarded", "Via"]
+)
+def test_what_a_proxy_on_this_computer_brings_is_not_from_here(
+    gateway: Any, indexed_database: str, header: str
+) -> None:
+    client = gateway(database=Database(indexed_database))
+    assert raw_get(client, "/search?q=x", {"Host": "localhost", header: "127.0.0.1"}) == 403
+    assert raw_get(client, "/ping", {"Host": "localhost", header: "127.0.0.1"}) == 200
+
+
+@pytest.mark.parametrize(
     ("peer", "local"),
     [
         ("127.0.0.1", True),
@@ -101,6 +112,8 @@ def test_another_computer_can_not_pretend_by_its_host_header(
         ({"sec-fetch-site": "same-site"}, 403),
         ({"origin": "http://evil.example"}, 403),
         ({"origin": "null"}, 403),
+        ({"origin": "http://[::1"}, 403),
+        ({"origin": ""}, 403),
         ({"origin": "http://localhost:9", "host": "localhost:9"}, 404),
     ],
 )
@@ -120,7 +133,8 @@ def immich_server() -> Iterator[Peer]:
     """Immich's own server, as far as /api/users/me."""
 
     def answer(request: Received) -> Answer:
-        assert (request.method, request.path) == ("GET", "/api/users/me")
+        assert request.method == "GET"
+        assert request.path in ("/api/users/me", "/api/api-keys/me")
         sent = request.headers
         token = sent.get("cookie", "").removeprefix("immich_access_token=")
         bearer = sent.get("authorization", "").removeprefix("Bearer ")
@@ -129,6 +143,8 @@ def immich_server() -> Iterator[Peer]:
             return Answer.json({"message": "Missing required permission: user.read"}, 403)
         if key not in KEYS:
             return Answer.json({"message": "Authentication required"}, 401)
+        if request.path == "/api/api-keys/me":
+            return Answer.json({"permissions": ["user.read", "asset.read"]})
         return Answer.json({"id": str(KEYS[key]), "email": "x@y", "name": "N", "isAdmin": False})
 
     with Peer(answer) as peer:
@@ -253,6 +269,48 @@ def test_a_key_without_the_permission(attached: httpx.Client) -> None:
     assert "user.read" in answer.json()["detail"]
 
 
+@pytest.mark.parametrize(
+    ("permissions", "status"),
+    [(["all"], 200), (["user.read", "asset.read"], 200), (["user.read", "tag.read"], 403)],
+)
+def test_a_key_finds_no_more_than_immich_lets_it(
+    gateway: Any,
+    indexed_database: str,
+    photos: dict[str, uuid.UUID],
+    permissions: list[str],
+    status: int,
+) -> None:
+    def answer(request: Received) -> Answer:
+        if request.path == "/api/api-keys/me":
+            return Answer.json({"permissions": permissions})
+        return Answer.json({"id": str(ANNA)})
+
+    with Peer(answer) as immich:
+        client = gateway(
+            database=Database(indexed_database), db_url=indexed_database, immich_url=immich.url
+        )
+        assert client.get(QUERY, headers={"x-api-key": "k"}).status_code == status
+        # Immich goes by the session where there is one
+        assert client.get(QUERY, headers={"x-api-key": "k", "authorization": "Bearer s"}).is_success
+
+
+def test_a_key_of_which_immich_says_nothing(
+    gateway: Any, indexed_database: str, photos: dict[str, uuid.UUID]
+) -> None:
+    def answer(request: Received) -> Answer:
+        if request.path == "/api/api-keys/me":
+            return Answer(502, b"Bad Gateway")
+        return Answer.json({"id": str(ANNA)})
+
+    with Peer(answer) as immich:
+        client = gateway(
+            database=Database(indexed_database), db_url=indexed_database, immich_url=immich.url
+        )
+        refused = client.get(QUERY, headers={"x-api-key": "k"})
+    assert refused.status_code == 503
+    assert "IMMICH_URL" in refused.json()["detail"]
+
+
 def test_immich_is_asked_once_in_a_while(
     attached: httpx.Client, immich_server: Peer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -261,13 +319,13 @@ def test_immich_is_asked_once_in_a_while(
 
     for _ in range(3):
         search("anna-key")
-    assert len(immich_server.received) == 1
+    assert len(immich_server.received) == 2  # who it is, and what the key may do
     search("boris-key")
-    assert len(immich_server.received) == 2
+    assert len(immich_server.received) == 4
     later = time.monotonic() + auth._REMEMBER_SECONDS
     monkeypatch.setattr(auth, "time", SimpleNamespace(monotonic=lambda: later))
     search("anna-key")
-    assert len(immich_server.received) == 3
+    assert len(immich_server.received) == 6
 
 
 def test_only_so_many_users_are_remembered(
@@ -276,7 +334,7 @@ def test_only_so_many_users_are_remembered(
     monkeypatch.setattr(auth, "_REMEMBER_USERS", 1)
     for key in ("anna-key", "boris-key", "anna-key"):
         found(attached.get(QUERY, headers={"x-api-key": key}))
-    assert len(immich_server.received) == 3
+    assert len(immich_server.received) == 6
 
 
 def test_a_partner_who_stops_sharing_is_gone_at_once(

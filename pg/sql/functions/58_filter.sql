@@ -131,13 +131,17 @@ $$;
 
 -- Which photos are shown at all, as a SQL condition on public.asset AS a: never trashed, locked or
 -- hidden ones.
---   owners  whose; NULL for everybody's
+--   owners  whose; NULL for everybody's. The first one's archived photos too, of the others (who are
+--           partners of the first) only what they show: Immich doesn't let partners at the rest
 CREATE OR REPLACE FUNCTION indexer_v1.search_scope(owners uuid[], filter jsonb DEFAULT NULL)
 RETURNS text
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
 AS $$
     SELECT 'a."deletedAt" IS NULL AND a.visibility IN (''timeline'', ''archive'')'
+           || CASE WHEN cardinality(owners) > 1 THEN
+                  format(' AND (a.visibility = ''timeline'' OR a."ownerId" = %L)', owners[1])
+                  ELSE '' END
            || CASE WHEN owners IS NULL THEN '' ELSE format(' AND a."ownerId" = ANY (%L)', owners) END
            || indexer_v1.filter_conditions(filter)
 $$;

@@ -2,7 +2,7 @@
 --
 --   query        the query language of 30_query.sql; NULL or '' for vectors alone
 --   embedding    the query's CLIP embedding (see parse_query().picture); NULL for text alone
---   owners       whose photos; NULL for everybody's
+--   owners       whose photos; NULL for everybody's. Of all but the first, not the archived ones
 --   method       rrf: reciprocal rank fusion, 1/(60 + rank) per side (Cormack et al. 2009)
 --                weighted: each side's scores stretched to 0..1 over its candidates (Bruch et al.,
 --                arXiv 2210.11934)

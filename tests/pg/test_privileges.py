@@ -1,0 +1,128 @@
+"""What our functions may do, whoever calls them and whatever is on their search_path."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from inspect import getsource
+
+import psycopg
+import pytest
+from assets import add_asset, add_owner
+from psycopg import sql
+
+from indexer import listener
+from pg.connect import Connection, connect
+from pg.query import fetch_value
+
+FUNCTIONS = """
+    SELECT p.oid::regprocedure::text AS name, p.prosecdef, l.lanname, p.provolatile,
+           (SELECT substr(c, 13) FROM unnest(p.proconfig) AS c WHERE starts_with(c, 'search_path='))
+               AS path,
+           pg_get_functiondef(p.oid) AS definition
+    FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
+    WHERE p.pronamespace = 'indexer_v1'::regnamespace ORDER BY 1
+"""
+
+
+@pytest.fixture
+def connection(indexed_database: str) -> Iterator[Connection]:
+    with connect(indexed_database) as opened:
+        yield opened
+
+
+@pytest.fixture
+def stranger(connection: Connection) -> Iterator[str]:
+    """A role of the server that may use nothing yet; the test's transaction makes it."""
+    with connection.transaction(force_rollback=True):
+        connection.execute("CREATE ROLE test_stranger")
+        yield "test_stranger"
+
+
+def test_nothing_runs_with_its_owners_rights(connection: Connection) -> None:
+    assert [row[0] for row in connection.execute(FUNCTIONS) if row[1]] == []
+
+
+def test_every_function_fixes_where_names_are_looked_up_or_needs_no_looking(
+    connection: Connection,
+) -> None:
+    """Without a fixed search_path only SQL functions, to be inlined, and of qualified names."""
+    found = connection.execute(FUNCTIONS).fetchall()
+    assert len(found) > 40
+    for name, _, language, volatility, path, definition in found:
+        if path is not None:
+            names = [part.strip().strip('"') for part in path.split(",")]
+            assert names[0] == "pg_catalog", (name, path)  # nobody shadows PostgreSQL's own
+            assert names[-1] == "pg_temp", (name, path)  # nor anything by a temporary table
+            continue
+        assert (language, volatility) == ("sql", "i"), name
+        with connection.transaction(force_rollback=True):
+            connection.execute("SET LOCAL search_path = ''")
+            connection.execute("SET LOCAL check_function_bodies = on")
+            connection.execute(definition.encode())  # would fail where a name is found no more
+
+
+def test_the_schema_is_closed_to_others(connection: Connection, stranger: str) -> None:
+    assert not fetch_value(
+        connection, "SELECT has_schema_privilege(%s, 'indexer_v1', 'USAGE, CREATE')", [stranger]
+    )
+    connection.execute(sql.SQL("SET LOCAL ROLE {}").format(sql.Identifier(stranger)))
+    for statement in (
+        "SELECT * FROM indexer_v1.search('x')",
+        "TABLE indexer_v1.ocr",
+        "INSERT INTO indexer_v1.reprocess (asset_id) VALUES (gen_random_uuid())",
+        "SELECT indexer_v1.estimated_rows('SELECT 1')",
+    ):
+        with pytest.raises(psycopg.errors.InsufficientPrivilege), connection.transaction():
+            connection.execute(statement.encode())
+
+
+def test_triggers_give_nobody_more_rights_and_stop_nobody(
+    connection: Connection, stranger: str
+) -> None:
+    """Somebody who may write Immich's tables alone: no job, a warning, and no failure."""
+    asset = add_asset(connection, preview=False)
+    role = sql.Identifier(stranger)
+    connection.execute(sql.SQL("GRANT SELECT, INSERT, UPDATE ON asset_file TO {}").format(role))
+    connection.execute(sql.SQL("GRANT USAGE ON SCHEMA public TO {}").format(role))
+    notices: list[str] = []
+    connection.add_notice_handler(lambda notice: notices.append(str(notice.message_primary)))
+    connection.execute(sql.SQL("SET LOCAL ROLE {}").format(role))
+    connection.execute(
+        """INSERT INTO asset_file ("assetId", type, path) VALUES (%s, 'preview', '/p')""", [asset]
+    )
+    connection.execute("RESET ROLE")
+    assert fetch_value(connection, "SELECT count(*) FROM indexer_v1.job") == 0
+    assert any("asset_file not queued: permission denied" in notice for notice in notices)
+
+
+def test_nobody_shadows_what_triggers_use(connection: Connection) -> None:
+    """Whoever writes Immich's tables may have a search_path, and temporary tables, of his own."""
+    asset = add_asset(connection, preview=False, owner=add_owner(connection))
+    connection.execute(
+        """
+        CREATE SCHEMA evil;
+        CREATE TABLE evil.job (LIKE indexer_v1.job);
+        CREATE TEMP TABLE job (LIKE indexer_v1.job);
+        CREATE FUNCTION evil.pg_notify(text, text) RETURNS void LANGUAGE plpgsql AS
+            $$ BEGIN RAISE EXCEPTION 'evil'; END $$;
+        CREATE FUNCTION evil.now() RETURNS timestamptz LANGUAGE plpgsql AS
+            $$ BEGIN RAISE EXCEPTION 'evil'; END $$;
+        CREATE FUNCTION evil.never(text, text) RETURNS boolean LANGUAGE plpgsql AS
+            $$ BEGIN RAISE EXCEPTION 'evil'; END $$;
+        CREATE OPERATOR evil.= (LEFTARG = text, RIGHTARG = text, FUNCTION = evil.never);
+        SET search_path = evil, pg_temp, public, pg_catalog;
+        """
+    )
+    connection.execute(
+        """INSERT INTO public.asset_file ("assetId", type, path) VALUES (%s, 'preview', '/p')""",
+        [asset],
+    )
+    rows = connection.execute(
+        'SELECT asset_id, task FROM indexer_v1.job ORDER BY task COLLATE "C"'
+    ).fetchall()
+    assert rows == [(asset, "clip"), (asset, "ocr")]
+
+
+def test_what_is_sent_to_the_channel_says_nothing_and_wakes_only() -> None:
+    """Any role may NOTIFY: a forged message must be no more than a reason to look."""
+    assert "add_listener(CHANNEL, lambda *_: self._wake.ring())" in getsource(listener)
