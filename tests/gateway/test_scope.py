@@ -1,6 +1,7 @@
 """Nobody sees what isn't theirs, on any route. Each is classified here: a new one fails first."""
 
 import http.client
+import json
 import re
 import uuid
 from collections.abc import Iterator
@@ -72,8 +73,12 @@ BODIES: dict[tuple[str, str], list[dict[str, Any]]] = {
         *({"json": {"q": query, "limit": 200}} for query in ASKED),
         {"json": {"q": "发票", "filter": {"visibility": "archive"}}},
         {"json": {"q": "发票", "filter": {"visibility": "timeline"}}},
+        {"json": {"q": "", "like": "ASSET"}},
     ],
-    ("POST", "/photos"): [{"json": {"limit": 200}}, {"json": {"filter": {"visibility": "archive"}}}],
+    ("POST", "/photos"): [
+        {"json": {"limit": 200}},
+        {"json": {"filter": {"visibility": "archive"}}},
+    ],
     ("GET", "/assets/{asset_id:uuid}"): [{"params": {"q": "发票"}}],
     ("POST", "/index/retry"): [{"json": {}}],
     ("GET", "/events"): [{"params": {"asset": "ASSET"}}],  # without one it never ends
@@ -209,9 +214,7 @@ def requests_for(
             path = re.sub(r"\{\w+:uuid\}", str(asset), template)
             path = re.sub(r"\{\w+:int\}", str(request_id), path)
             for how in BODIES.get((method, template), [{}]):
-                if how.get("params", {}).get("asset") == "ASSET":
-                    how = {"params": {"asset": str(asset)}}
-                yield method, path, how
+                yield method, path, json.loads(json.dumps(how).replace("ASSET", str(asset)))
 
 
 def names_in(answer: httpx.Response, photos: dict[str, uuid.UUID]) -> set[str]:
@@ -338,9 +341,7 @@ def test_open_routes_tell_of_nothing(attached: httpx.Client, photos: dict[str, u
 PAYLOADS = (
     "'; DROP TABLE asset CASCADE; --",
     "x') OR true --",
-    "$1 OR true",
-    "%L %s %1$s",
-    "\uff07 OR 1=1 --",
+    "%L %s \uff07 OR 1=1 --",
     "\\'; SELECT 1 --",
     "\x00",
     '"}}, {"visibility": "locked',
@@ -391,10 +392,10 @@ def test_what_immich_sets_for_one_is_not_sent_for_another(
     def answer(request: Received) -> Answer:
         key = request.headers.get("x-api-key", "")
         cookie = {"set-cookie": "immich_access_token=session-of-anna; Path=/"}
-        json = {"content-type": "application/json"}
+        kind = {"content-type": "application/json"}
         if request.path == "/api/users/me":
-            return Answer(200, b'{"id": "%s"}' % str(KEYS[key]).encode(), {**json, **cookie})
-        return Answer(200, b'{"permissions": ["all"]}', {**json, **cookie})
+            return Answer(200, b'{"id": "%s"}' % str(KEYS[key]).encode(), {**kind, **cookie})
+        return Answer(200, b'{"permissions": ["all"]}', {**kind, **cookie})
 
     with Peer(answer) as immich:
         client = gateway(
