@@ -137,7 +137,7 @@ function signIn() {
       problem.textContent = error.message || t("away");
       key.select();
     }
-  } }, el("img", { src: "page/icon.svg", alt: "" }), el("h1", { text: t("signInTitle") }), el("p", { class: "hint", text: t("signInHint") }), key, problem,
+  } }, el("h1", { text: t("signInTitle") }), el("p", { class: "hint", text: t("signInHint") }), key, problem,
   el("button", { type: "submit", class: "button primary", text: t("signIn") })));
   key.focus();
 }

@@ -9,6 +9,7 @@ export class IndexPage {
   constructor(root, session, failed, signedOut) {
     Object.assign(this, { root, session, failed, signedOut });
     this.live = el("span", { class: "live" });
+    this.rested = 0;
   }
 
   async show() {
@@ -17,21 +18,32 @@ export class IndexPage {
     this.page = el("div", { class: "index-page" });
     await this.look();
     this.unwatch = api.watch(null, {
-      queue: () => this.look(),
-      resync: () => this.look(),
+      queue: () => this.soon(),
+      resync: () => this.soon(),
       live: (on) => {
         this.live.className = on ? "live on" : "live";
         this.live.textContent = t(on ? "live" : "notLive");
       },
     });
     // Rates and workers change without an event.
-    this.timer = setInterval(() => this.look(), 5000);
+    this.timer = setInterval(() => this.soon(), 5000);
+  }
+
+  /** Look, but leave the database alone for four times as long as it takes to look. */
+  soon() {
+    if (this.planned || !this.page) return;
+    this.planned = setTimeout(() => {
+      this.planned = null;
+      this.look();
+    }, Math.max(0, this.rested - performance.now()));
   }
 
   hide() {
     this.unwatch?.();
     this.unwatch = null;
     clearInterval(this.timer);
+    clearTimeout(this.planned);
+    this.planned = null;
     this.page = null;
   }
 
@@ -39,6 +51,7 @@ export class IndexPage {
     const { page } = this;
     if (this.looking || !page) return;
     this.looking = true;
+    const began = performance.now();
     try {
       const status = await api.index();
       if (page !== this.page) return;
@@ -53,6 +66,7 @@ export class IndexPage {
       }
     } finally {
       this.looking = false;
+      this.rested = began + 5 * (performance.now() - began);
     }
   }
 
