@@ -7,8 +7,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
+from nginx import NO_NGINX, has_nginx, running_nginx
 from peers import Answer, Peer, Received
 from playwright.sync_api import Page, expect
 from visits import Visit, serving
@@ -79,7 +81,7 @@ def house(
             Peer(answer) as peer,
             serving(settings, url, engine, db_url=url, immich_url=peer.url) as address,
         ):
-            yield SimpleNamespace(url=address, ids=ids)
+            yield SimpleNamespace(url=address, ids=ids, immich=peer.url)
     finally:
         engine.close()
         immich.close()
@@ -183,3 +185,25 @@ def test_the_index_page_tells_each_what_is_theirs_to_know(
     expect(page.locator("main")).to_contain_text("你的照片 · 1 张")
     expect(page.locator(".failure .names a")).to_have_text(["strangers.jpg"])
     expect(page.locator("main")).not_to_contain_text("attic")
+
+
+@pytest.mark.skipif(not has_nginx(), reason=NO_NGINX)
+def test_behind_the_proxy_immichs_own_session_is_enough(
+    house: SimpleNamespace, visit: Callable[..., Visit], tmp_path: Path
+) -> None:
+    addresses = (urlsplit(house.url).netloc, urlsplit(house.immich).netloc)
+    with running_nginx(tmp_path, *addresses) as port:
+        opened = visit(f"http://127.0.0.1:{port}/indexer/")
+        cookie = {"name": "immich_access_token", "value": "clara-key", "httpOnly": True}
+        opened.context.add_cookies([cookie | {"url": f"http://127.0.0.1:{port}/"}])
+        page = opened.open()
+        assert names(page, 1) == {"strangers.jpg"}
+        expect(page.locator(".cell.loaded")).to_have_count(1)
+        page.locator(".cell").click()
+        expect(page.get_by_role("dialog").locator(".lines li")).to_have_text("发票")
+        page.get_by_role("button", name="重读文字").click()
+        expect(page.locator(".redo-task .state").first).to_have_text("排队中…")
+        page.keyboard.press("Escape")
+        page.get_by_role("link", name="索引").click()
+        expect(page.locator(".live.on")).to_have_text("实时")
+        page.goto("about:blank")

@@ -4,45 +4,18 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
-import shutil
-import socket
-import subprocess
 import threading
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from stack import COMPOSE
+from nginx import NO_NGINX, has_nginx, running_nginx
 
-TEMPLATE = COMPOSE / "proxy" / "default.conf.template"
 SEARCHES = ["/api/search/smart", "/api/search/metadata"]
 
-pytestmark = pytest.mark.skipif(
-    shutil.which("nginx", path="/usr/sbin:/usr/bin:/usr/local/bin") is None,
-    reason="no nginx: apt-get install nginx-light",
-)
-
-# What the image's own nginx.conf does, in the foreground.
-NGINX_CONF = """
-daemon off;
-{user}
-pid {folder}/nginx.pid;
-error_log {folder}/error.log;
-events {{}}
-http {{
-    client_body_temp_path {folder}/body;
-    proxy_temp_path {folder}/proxy;
-    fastcgi_temp_path {folder}/fastcgi;
-    uwsgi_temp_path {folder}/uwsgi;
-    scgi_temp_path {folder}/scgi;
-    include {folder}/default.conf;
-}}
-"""
+pytestmark = pytest.mark.skipif(not has_nginx(), reason=NO_NGINX)
 
 
 @dataclass(frozen=True)
@@ -111,49 +84,6 @@ class Proxy:
         text = answer.read().decode()
         connection.close()
         return answer.status, text, answer.headers
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@contextmanager
-def running_nginx(folder: Path, gateway: str, immich: str) -> Iterator[int]:
-    """nginx with the template filled in, as the image's entry point does. Yields its port."""
-    port = free_port()
-    text = TEMPLATE.read_text("utf-8")
-    for variable, value in {
-        "${GATEWAY_ADDRESS}": gateway,
-        "${IMMICH_ADDRESS}": immich,
-        "${NGINX_LOCAL_RESOLVERS}": f"127.0.0.1:{free_port()}",  # nobody there
-        "listen 8080": f"listen 127.0.0.1:{port}",
-        "/dev/stdout": f"{folder}/access.log",
-    }.items():
-        assert variable in text
-        text = text.replace(variable, value)
-    (folder / "default.conf").write_text(text, "utf-8")
-    # Started by root it would become another user, whom pytest's folders are closed to.
-    user = "user root;" if os.geteuid() == 0 else ""
-    (folder / "nginx.conf").write_text(NGINX_CONF.format(folder=folder, user=user), "utf-8")
-    command = ["nginx", "-c", str(folder / "nginx.conf"), "-e", str(folder / "error.log")]
-    environment = {"PATH": "/usr/sbin:/usr/bin:/usr/local/bin"}
-    check = subprocess.run(
-        [*command, "-t"], env=environment, capture_output=True, text=True, check=False
-    )
-    assert check.returncode == 0, check.stderr
-    with subprocess.Popen(command, env=environment) as process:
-        try:
-            for _ in range(200):
-                try:
-                    socket.create_connection(("127.0.0.1", port), 1).close()
-                    break
-                except OSError:
-                    time.sleep(0.05)
-            yield port
-        finally:
-            process.terminate()
 
 
 @pytest.fixture(scope="module")
@@ -285,3 +215,44 @@ def test_websockets_and_an_outer_proxy(proxy: Proxy) -> None:
 def test_probe_needs_nobody(proxy: Proxy) -> None:
     assert proxy.send("GET", "/.proxy/live")[0] == 204
     assert proxy.immich.requests == []
+
+
+ASSET = "0b1c2d3e-0000-4000-8000-000000000001"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "there"),
+    [
+        ("GET", "/indexer/", "/"),
+        ("GET", "/indexer/page/app.js", "/page/app.js"),
+        ("POST", "/indexer/session", "/session"),
+        ("POST", "/indexer/search", "/search"),
+        ("POST", "/indexer/index/retry", "/index/retry"),
+        ("GET", f"/indexer/events?asset={ASSET}", f"/events?asset={ASSET}"),
+        ("GET", f"/indexer/assets/{ASSET}?q=%E5%8F%91", f"/assets/{ASSET}?q=%E5%8F%91"),
+        ("GET", f"/indexer/assets/{ASSET}/thumbnail?size=x", f"/assets/{ASSET}/thumbnail?size=x"),
+        ("POST", f"/indexer/assets/{ASSET}/reprocess", f"/assets/{ASSET}/reprocess"),
+        ("GET", "/indexer/reprocess/7", "/reprocess/7"),
+    ],
+)
+def test_the_page_is_below_indexer(proxy: Proxy, method: str, path: str, there: str) -> None:
+    status, text, _ = proxy.send(method, path, headers={"Cookie": "immich_access_token=t"})
+    assert (status, text) == (200, "indexer")
+    (request,) = proxy.gateway.requests
+    assert (request.method, request.path) == (method, there)
+    assert request.headers["cookie"] == "immich_access_token=t"
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["predict", "ocr", "metrics", "schema/openapi.json", "page/../predict", "page/%2e%2e/predict",
+     "previews/x", "api/search/smart", "health", f"assets/{ASSET}/other"],
+)  # fmt: skip
+def test_nothing_else_of_the_gateway_is(proxy: Proxy, path: str) -> None:
+    proxy.send("POST", f"/indexer/{path}")
+    assert proxy.gateway.requests == []
+
+
+def test_the_page_without_its_slash(proxy: Proxy) -> None:
+    status, _, headers = proxy.send("GET", "/indexer")
+    assert (status, headers["location"]) == (308, "/indexer/")
