@@ -10,8 +10,18 @@ from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 log = logging.getLogger(__name__)
 
-# Asked every few seconds by Immich, Docker, Kubernetes and Prometheus.
-_QUIET = frozenset({"/ping", "/health", "/health/live", "/health/ready", "/metrics"})
+# Asked every few seconds by Immich, Docker, Kubernetes and Prometheus, or for every photo.
+_QUIET = frozenset(
+    {
+        "/ping",
+        "/{ml_key}/ping",
+        "/health",
+        "/health/live",
+        "/health/ready",
+        "/metrics",
+        "/previews/{asset_id}",
+    }
+)
 
 
 def shown_path(scope: Scope) -> str:
@@ -41,7 +51,7 @@ def access_log(app: ASGIApp) -> ASGIApp:
         try:
             await app(scope, receive, noting)
         finally:
-            quiet = scope["path"] in _QUIET and status < 400
+            quiet = scope.get("path_template") in _QUIET and status < 400
             log.log(
                 logging.DEBUG if quiet else logging.INFO,
                 "request method=%s path=%s status=%d ms=%.1f",

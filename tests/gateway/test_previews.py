@@ -62,8 +62,12 @@ def previews() -> Iterator[Callable[..., FetchedPreviews]]:
 
 
 def test_a_worker_gets_what_it_would_read(
-    client: httpx.Client, indexed_immich: FakeImmich, previews: Callable[..., FetchedPreviews]
+    client: httpx.Client,
+    indexed_immich: FakeImmich,
+    previews: Callable[..., FetchedPreviews],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level("INFO")
     asset = indexed_immich.upload(picture(40))
     file = indexed_immich.preview_path(asset)
     os.utime(file, ns=(0, 1714564800_123456_789))
@@ -72,6 +76,7 @@ def test_a_worker_gets_what_it_would_read(
     # To the microsecond: else whoever has the files would think that they have changed.
     assert fetched.file == FileStamp.of(file)
     assert get(client, asset).headers["cache-control"] == "no-store"
+    assert "path=/previews/" not in caplog.text  # a line for every photo is too many
 
 
 def test_of_an_edited_photo_the_edited_preview(
