@@ -26,7 +26,7 @@ from gateway.immich_client import ImmichClient
 
 log = logging.getLogger(__name__)
 
-AT_LEAST = 8
+AT_LEAST = 4
 """Items that are waited for however long they take: less is no page."""
 
 # Immich's server is one thread: more at once only wait there instead of here.

@@ -32,8 +32,10 @@ log = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 1_000_000
 
-# Who types waits 0.4 s at most: so long for the items, which leaves some for answering.
+# Who types waits 0.4 s at most: so long for the items, which leaves some for answering. Who scrolls
+# has something to look at.
 _ITEMS_SECONDS = 0.3
+_FURTHER_ITEMS_SECONDS = 1.0
 # Longer than this, and Immich itself would have answered.
 _SECONDS = 5.0
 
@@ -140,7 +142,8 @@ async def _found(
     credentials = credentials_of(request)
     viewer = Viewer((await services.users.user(request)).id, credentials)
     page = await services.immich_ranking.page(viewer.user, asked)
-    items = await services.immich_items.first(viewer, page.found, started + _ITEMS_SECONDS)
+    until = started + (_FURTHER_ITEMS_SECONDS if asked.skip else _ITEMS_SECONDS)
+    items = await services.immich_items.first(viewer, page.found, until)
     shown = [
         Raw(item if asked.with_exif else without_exif(item)) for item in items if item is not None
     ]

@@ -32,6 +32,7 @@ class StandIn:
 
     name: str
     status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
     requests: list[Request] = field(default_factory=list)
     port: int = 0
     server: ThreadingHTTPServer | None = None
@@ -49,6 +50,8 @@ class StandIn:
                 stand_in.requests.append(Request(self.command, self.path, headers, body))
                 answer = stand_in.name.encode()
                 self.send_response(stand_in.status)
+                for name, value in stand_in.headers.items():
+                    self.send_header(name, value)
                 self.send_header("Content-Length", str(len(answer)))
                 self.end_headers()
                 self.wfile.write(answer)
@@ -105,6 +108,7 @@ def proxy(nginx: Proxy) -> Proxy:
     for server in (nginx.gateway, nginx.immich):
         server.requests.clear()
         server.status = 200
+        server.headers = {}
         if server.server is None:
             server.start()
     return nginx
@@ -153,6 +157,13 @@ def test_immich_searches_where_the_indexer_has_no_address(proxy: Proxy, tmp_path
         lonely = Proxy(port, proxy.gateway, proxy.immich)
         assert lonely.send("POST", SEARCHES[0], b"{}")[:2] == (200, "immich")
     assert proxy.immich.requests[0].body == b"{}"
+
+
+@pytest.mark.parametrize("who", ["immich", "immich-indexer"])
+def test_the_gateway_says_who_has_answered(proxy: Proxy, who: str) -> None:
+    proxy.gateway.headers = {"X-Search-By": who}
+    status, _, answer = proxy.send("POST", SEARCHES[0], b"{}")
+    assert (status, answer.get_all("X-Search-By")) == (200, [who])
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 422])
