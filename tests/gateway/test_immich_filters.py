@@ -12,6 +12,7 @@ import msgspec
 import pytest
 from immich_server import ImmichServer, assets_of
 
+from gateway import immich_search
 from gateway.app import create_app
 from gateway.database import Database
 from gateway.server import running
@@ -190,6 +191,14 @@ def fill(connection: Connection, photos: list[Photo], world: Any, engine: Engine
         [(p.id, vectors[p.shows]) for p in photos],
     )
     connection.execute("ANALYZE")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def patient() -> Iterator[None]:
+    """However busy this machine is."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(immich_search, "_SECONDS", 60.0)
+        yield
 
 
 @pytest.fixture(scope="module")
