@@ -372,7 +372,8 @@ def test_without_the_media_folder_pictures_come_from_immich(house: SimpleNamespa
     # Immich is asked for nothing that isn't the caller's to see.
     count = len(house.peer.received)
     assert client.get(path, headers=key("clara")).status_code == 404
-    assert [r.path for r in house.peer.received[count:]] == ["/api/users/me"]
+    asked_for = [r.path for r in house.peer.received[count:]]
+    assert asked_for == ["/api/users/me", "/api/api-keys/me"]
     house.state.thumbnail = Answer(200, b"<script>", {"content-type": "image/jpeg"})
     assert client.get(path, headers=key("anna")).status_code == 400
     large = house.start(media_map="/=/nowhere", max_image_bytes=100)
