@@ -296,6 +296,8 @@ def house(gateway: Any, indexed_immich: FakeImmich) -> Iterator[SimpleNamespace]
         if request.path == "/api/users/me":
             me = {"id": str(people[name]), "name": name.title(), "isAdmin": name == "anna"}
             return Answer.json(me)
+        if request.path == "/api/api-keys/me":
+            return Answer.json({"permissions": ["user.read", "asset.read", "asset.view"]})
         assert "/thumbnail?size=" in request.path
         return state.thumbnail
 
