@@ -5,7 +5,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test check audit bench bench-search evaluate format clean
+.PHONY: demo test check audit bench bench-memory bench-search evaluate format clean
 
 demo: $(READY)
 	@$(BIN)/immich-indexer demo $(if $(PHOTOS),--photos "$(PHOTOS)") $(if $(filter-out 0,$(ONCE)),--once)
@@ -27,6 +27,10 @@ audit: $(READY)
 # make bench ARGS='--quick --only clip,ocr'; what the figures mean: docs/performance.md
 bench: $(READY)
 	@$(BIN)/python -m bench $(ARGS)
+
+# How much memory the models take over photos of all sizes: make bench-memory ARGS='--images 100'
+bench-memory: $(READY)
+	@$(BIN)/python -m bench.memory $(ARGS)
 
 # SIZE=1000000 takes hours to build once. URL=postgresql://…: on that server.
 bench-search: $(READY)

@@ -30,7 +30,8 @@ from indexer.shared import SharedEngine
 log = logging.getLogger(__name__)
 
 # Decoded photos that wait for inference, per batch: enough to keep it busy, few enough for memory.
-_AHEAD = 4
+_AHEAD = 8
+_AHEAD_BYTES = 96_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +76,7 @@ class Processor:
                     yield from started
                     continue
                 ahead.append(started)
-                while len(ahead) >= _AHEAD:
+                while len(ahead) >= _AHEAD or _bytes(ahead) > _AHEAD_BYTES:
                     yield from self._collect(ahead.pop(0))
             while ahead:
                 yield from self._collect(ahead.pop(0))
@@ -167,6 +168,10 @@ class Processor:
                 yield Outcome(job, Vector(result, model, sha256))
         if outage:
             raise outage
+
+
+def _bytes(ahead: list[_Started]) -> int:
+    return sum(started.photo.image.width * started.photo.image.height * 3 for started in ahead)
 
 
 def _all(jobs: list[Job], failure: Failure) -> list[Outcome]:

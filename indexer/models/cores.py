@@ -110,8 +110,8 @@ def step_back() -> None:
             log.debug("a thread keeps its priority: %s", error)
 
 
-class Cores:
-    """Cores, lent to those who compute, in the order they asked.
+class Budget:
+    """So many of something (cores, pixels), lent to those who ask, in the order they asked.
 
     `threading.Semaphore` promises no order, and lends one at a time.
     """
@@ -124,7 +124,7 @@ class Cores:
 
     @contextmanager
     def take(self, wanted: int) -> Iterator[None]:
-        """Hold `wanted` cores (or all of them, if that is fewer)."""
+        """Hold `wanted` of them (or all, if that is fewer)."""
         wanted = min(wanted, self.count)
         mine = threading.Event()
         with self._lock:

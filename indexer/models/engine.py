@@ -42,8 +42,9 @@ MAX_IMAGES = 128
 MAX_TEXTS = 32
 CACHED_TEXTS = 1024
 
-# A decoded image may take 3 bytes for each of MAX_IMAGE_PIXELS: few at once.
+# Decoding takes 3 to 8 bytes a pixel: few at once, and an image that is larger only alone.
 _DECODERS = 4
+_DECODING_PIXELS = 50_000_000
 
 
 class EngineStats(TypedDict):
@@ -94,12 +95,13 @@ class Engine:
         self._on_stuck = on_stuck
         self._settings = settings
         memory.use_little()
-        self._cores = cores.Cores(settings.threads or cores.available())
+        self._cores = cores.Budget(settings.threads or cores.available())
         self._share = cores.share(self._cores.count)
         self._clip = ClipLoader(settings, self._share)
         self._ocr_reader: OcrReader | None = None
         self._loading = threading.Lock()
         self._watchdog = watchdog = Watchdog(settings.max_image_seconds, self._stuck)
+        self._pixels = cores.Budget(_DECODING_PIXELS)
         self._decoders = ThreadPoolExecutor(_DECODERS, thread_name_prefix="decode")
         self._ocr = BatchThread(
             "ocr",
@@ -187,7 +189,11 @@ class Engine:
             try:
                 with self._watchdog.watch("decoding", 1, give_up):
                     photo = images.decode(
-                        data, max_bytes=max_bytes, max_pixels=max_pixels, short_side=short_side
+                        data,
+                        max_bytes=max_bytes,
+                        max_pixels=max_pixels,
+                        short_side=short_side,
+                        hold=self._pixels.take,
                     )
             except Exception as error:
                 with suppress(InvalidStateError):

@@ -11,8 +11,8 @@ import io
 import os
 import stat
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -93,11 +93,21 @@ def open_at_once(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-def decode(data: bytes, *, max_bytes: int, max_pixels: int, short_side: int = SHORT_SIDE) -> Photo:
+def decode(
+    data: bytes,
+    *,
+    max_bytes: int,
+    max_pixels: int,
+    short_side: int = SHORT_SIDE,
+    hold: Callable[[int], AbstractContextManager[object]] = lambda _: nullcontext(),
+) -> Photo:
     """Decode an image file; of an animation, the first frame.
 
     JPEGs are decoded at a half, quarter or eighth where that still leaves `short_side`
     (Pillow's ``draft``): three times faster than whole, for the same text and embeddings.
+
+    Args:
+        hold: called with how many pixels are about to be decoded; entered meanwhile.
 
     Raises:
         ImageError: empty, too many bytes or pixels, damaged, or not an image; says which.
@@ -116,11 +126,12 @@ def decode(data: bytes, *, max_bytes: int, max_pixels: int, short_side: int = SH
     with _faults(image.format or "image"):
         shrink = max(1, min(width, height) // short_side)
         image.draft("RGB", (width // shrink, height // shrink))
-        image.load()
-        orientation = _orientation(image)
-        upright = _rgb(image, short_side)
-        if orientation in _UPRIGHT:
-            upright = upright.transpose(_UPRIGHT[orientation])
+        with hold(image.width * image.height):
+            image.load()
+            orientation = _orientation(image)
+            upright = _rgb(image, short_side)
+            if orientation in _UPRIGHT:
+                upright = upright.transpose(_UPRIGHT[orientation])
     if orientation in _SWAPS_SIDES:
         width, height = height, width
     return Photo(hashlib.sha256(data).digest(), width, height, upright)

@@ -46,6 +46,13 @@ def size(box: Box) -> tuple[int, int]:
     return int(max(right, left)), int(max(down, up))
 
 
+def tilt(box: Box) -> float:
+    """How far a box is from level or upright: 0 for both, 1 at 45 degrees between them."""
+    along, down = box[1] - box[0], box[3] - box[0]
+    x, y = along if np.linalg.norm(along) >= np.linalg.norm(down) else down
+    return float(abs(np.sin(2 * np.arctan2(y, x))))
+
+
 def cut_out(image: Pixels, box: Box) -> Pixels:
     """Cut a box out of an image, levelled."""
     width, height = size(box)

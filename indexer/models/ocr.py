@@ -21,7 +21,7 @@ import numpy.typing as npt
 from indexer.models import ocr_sessions, openvino_cpu
 from indexer.models.cores import Share
 from indexer.models.images import Photo, decode
-from indexer.models.layout import TALL, Box, cut_out, from_top_left, reading_order, size
+from indexer.models.layout import TALL, Box, cut_out, from_top_left, reading_order, size, tilt
 from indexer.models.ocr_sessions import Sessions
 from indexer.models.types import Line, OcrOptions, Pixels
 
@@ -56,6 +56,11 @@ _CPU_LINES = 1
 _CPU_WIDTH = 160
 _GPU_LINES = 6
 _GPU_WIDTH = 320
+
+# The detector is less sure of tilted text, which it finds all the same. At 45 degrees its scores
+# count this much more, so that a threshold keeps what it keeps of level text: of four samples
+# turned by 30, 45 and 60 degrees, 88% of the characters are read at 0.5 instead of 84%.
+_TILT_BONUS = 0.25
 
 log = logging.getLogger(__name__)
 
@@ -170,7 +175,7 @@ class OcrReader:
             box = box.clip(0, np.array((width - 1, height - 1), np.float32))
             # As RapidOCR: nothing can be read in three pixels.
             if min(size(box)) > 3:
-                yield box, float(score)
+                yield box, min(1.0, float(score) * (1 + _TILT_BONUS * tilt(box)))
 
     def _text_map(self, padded: Pixels) -> npt.NDArray[np.float32]:
         """How likely each pixel is text, shape (1, 1, h, w); long images window by window."""

@@ -22,6 +22,9 @@ import numpy.typing as npt
 
 from indexer.models.cores import Share
 
+# Layers, over all shapes.
+_PREPARED = 1000
+
 log = logging.getLogger(__name__)
 
 _core: Any = None
@@ -78,6 +81,9 @@ class Network:
                 "INFERENCE_PRECISION_HINT": precision,
                 "INFERENCE_NUM_THREADS": share.workers * share.threads,
                 "NUM_STREAMS": share.workers,
+                # What was prepared for a shape of input is kept for the next of that shape. As many
+                # as are worth their memory: by default they take a gigabyte in the end.
+                "CPU_RUNTIME_CACHE_CAPACITY": _PREPARED,
                 # Others compute on this machine, too.
                 "ENABLE_CPU_PINNING": False,
             },

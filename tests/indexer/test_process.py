@@ -15,6 +15,7 @@ import pytest
 from inferences import LINE, Inferences
 from PIL import Image
 
+from indexer import process
 from indexer.media import MediaAwayError
 from indexer.models import images
 from indexer.models.batching import EngineClosed
@@ -194,7 +195,7 @@ def test_a_missing_folder_is_an_outage(processor: Processor, media: Path) -> Non
 
 def test_what_was_done_before_the_outage_counts(processor: Processor, media: Path) -> None:
     jobs = []
-    for number in range(8):
+    for number in range(12):
         picture(media / f"{number}.jpg")
         jobs += both(f"/data/{number}.jpg")
     done = []
@@ -340,8 +341,9 @@ def test_of_several_at_once_none_is_blamed(
 
 
 def test_what_was_done_before_an_outage_counts(
-    processor: Processor, engine: Inferences, media: Path
+    processor: Processor, engine: Inferences, media: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(process, "_AHEAD", 4)
     for name in "abcdef":
         picture(media / f"{name}.jpg", (40 + ord(name), 30))
 
@@ -356,3 +358,19 @@ def test_what_was_done_before_an_outage_counts(
     with pytest.raises(ModelUnavailable):
         outcomes.extend(processor.run(jobs, OPTIONS, threading.Event()))
     assert [outcome.job.task for outcome in outcomes] == ["ocr"] * 4  # those that were begun
+
+
+def test_what_is_ahead_is_bounded_in_bytes(
+    processor: Processor, engine: Inferences, media: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(process, "_AHEAD_BYTES", 1)
+    jobs = []
+    for number in range(4):
+        picture(media / f"{number}.jpg")
+        jobs += both(f"/data/{number}.jpg")
+    begun = []
+    for outcome in processor.run(jobs, OPTIONS, threading.Event()):
+        begun.append(len(engine.asked))
+        assert isinstance(outcome.result, Text | Vector)
+    # Each is begun when the one before it is done: one large photo is always let through.
+    assert begun == [2, 2, 4, 4, 6, 6, 8, 8]

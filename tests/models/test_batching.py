@@ -11,7 +11,7 @@ import pytest
 
 from indexer.models import batching
 from indexer.models.batching import BatchThread, EngineBusy, EngineClosed, Life, Run
-from indexer.models.cores import Cores
+from indexer.models.cores import Budget
 from indexer.models.types import Lane, ModelUnavailable
 from indexer.models.watchdog import Watchdog
 
@@ -254,7 +254,7 @@ def test_the_lane_is_chosen_when_there_are_cores(
     threads: list[BatchThread[int, int]], model: Recorder
 ) -> None:
     """Who comes while a batch waits for its turn goes first."""
-    cores = Cores(1)
+    cores = Budget(1)
     thread = BatchThread("doubler", lambda: (model.run, cores.take(1)), watchdog(), max_batch=8)
     threads.append(thread)
     with cores.take(1):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from indexer.models import cores
-from indexer.models.cores import Cores, Share
+from indexer.models.cores import Budget, Share
 
 PATIENCE = 30.0
 
@@ -98,7 +98,7 @@ def test_shares_use_the_cores_and_no_more(count: int, expected: Share) -> None:
 
 
 def test_cores_are_lent_in_the_order_they_were_asked_for() -> None:
-    lent = Cores(4)
+    lent = Budget(4)
     order: list[int] = []
     took: list[threading.Thread] = []
 
@@ -122,7 +122,7 @@ def test_cores_are_lent_in_the_order_they_were_asked_for() -> None:
 
 
 def test_as_many_at_once_as_there_are_cores_for() -> None:
-    lent = Cores(4)
+    lent = Budget(4)
     inside = threading.Barrier(2)
 
     def take() -> None:
@@ -139,7 +139,7 @@ def test_as_many_at_once_as_there_are_cores_for() -> None:
 
 
 def test_what_fails_gives_its_cores_back() -> None:
-    lent = Cores(2)
+    lent = Budget(2)
     with pytest.raises(ValueError, match="thirteen"), lent.take(2):
         raise ValueError("thirteen")
     assert lent._free == 2

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from indexer.models.layout import Box, cut_out, from_top_left, reading_order, size
+from indexer.models.layout import Box, cut_out, from_top_left, reading_order, size, tilt
 
 
 def rectangle(center: tuple[float, float], along: float, across: float, degrees: float) -> Box:
@@ -83,3 +83,14 @@ def test_the_way_of_most_of_the_text_counts() -> None:
 
 def test_no_lines() -> None:
     assert reading_order([], [], []) == []
+
+
+@pytest.mark.parametrize(
+    ("degrees", "expected"), [(0, 0), (90, 0), (180, 0), (45, 1), (-45, 1), (30, 0.866), (15, 0.5)]
+)
+def test_tilt(degrees: float, expected: float) -> None:
+    turn = np.radians(degrees)
+    rotation = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
+    for width, height in ((200, 20), (20, 200)):
+        box = np.array([[0, 0], [width, 0], [width, height], [0, height]]) @ rotation.T
+        assert tilt(box.astype(np.float32)) == pytest.approx(expected, abs=0.01)

@@ -114,6 +114,16 @@ def check_text(lines: list[Line], true: list[str]) -> None:
         assert all(0 <= value <= 1 for value in line.box)
 
 
+@pytest.mark.parametrize("degrees", [45, 60])
+def test_tilted_text_is_not_dropped(
+    degrees: int, reader: OcrReader, truth: dict[str, list[str]]
+) -> None:
+    """The detector gives three of its lines scores of 0.4 to 0.5."""
+    check_text(
+        reader.read(turned(sample("sign-road.jpg"), degrees), EVERYTHING), truth["sign-road.jpg"]
+    )
+
+
 @pytest.mark.parametrize("name", ["view-mountains.jpg", "shape-red-circle.jpg"])
 def test_no_text(name: str, reader: OcrReader) -> None:
     assert reader.read(sample(name), EVERYTHING) == []
