@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from indexer.models import clip_loader, clip_torch
 from indexer.models.clip_loader import ClipLoader
@@ -162,3 +163,17 @@ def test_a_name_that_immich_takes_and_cn_clip_has_not(tmp_path: Path) -> None:
     with pytest.raises(ModelUnavailable, match="choose one of"):
         found.get()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_of_weights_runs_no_code(tmp_path: Path) -> None:
+    """Weights are pickles, which may hold calls of anything; torch loads data alone."""
+    ran = tmp_path / "ran"
+
+    class Hostile:
+        def __reduce__(self) -> Any:
+            return (Path.write_text, (ran, "code"))
+
+    torch.save({"state_dict": {"visual.proj": Hostile()}}, tmp_path / "clip_cn_rn50.pt")
+    with pytest.raises(ModelUnavailable, match="can't be loaded"):
+        loader(tmp_path).get("text")
+    assert not ran.exists()
