@@ -161,7 +161,7 @@ def test_a_name_that_immich_takes_and_cn_clip_has_not(tmp_path: Path) -> None:
     assert "no model 'cn-clip/ViT-B-32__openai'" in problem
     assert "cn-clip/ViT-B-16__openai" in problem
     with pytest.raises(ModelUnavailable, match="choose one of"):
-        found.get()
+        found.get("text")
     assert list(tmp_path.iterdir()) == []
 
 
