@@ -6,21 +6,22 @@ import http.client
 import itertools
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from bench.material import stamped, texts
-from bench.product import Kind
+from bench.product import PATIENCE_SECONDS, Kind
 from gateway.forms import write_form
 
 _OCR = {"modelName": "PP-OCRv5_mobile"}
 
 
 class Clients:
-    """Clients of one gateway, each with a connection that is kept.
+    """Clients of one gateway.
 
     Args:
         url: of the gateway.
@@ -38,7 +39,6 @@ class Clients:
             "text": {"clip": {"textual": model}},
             "ocr": {"ocr": {"detection": _OCR, "recognition": _OCR}},
         }
-        self._connections: list[http.client.HTTPConnection] = []
 
     def ask(self, kind: Kind, photo: int) -> float:
         """One request of one client; returns seconds."""
@@ -53,22 +53,25 @@ class Clients:
         Returns:
             The seconds that each took, and that all took together.
         """
-        while len(self._connections) < clients:
-            self._connections.append(http.client.HTTPConnection(self._address, timeout=600))
         requests = [self._request(kind, photo) for photo in photos]
+        with ExitStack() as stack, ThreadPoolExecutor(clients) as threads:
+            # Immich keeps its connections, so making them isn't measured.
+            connections = [stack.enter_context(self._connected()) for _ in range(clients)]
 
-        def work(client: int) -> list[float]:
-            return [self._send(client, *request) for request in requests[client::clients]]
+            def work(client: int) -> list[float]:
+                mine = requests[client::clients]
+                return [_send(connections[client], *request) for request in mine]
 
-        started = time.perf_counter()
-        with ThreadPoolExecutor(clients) as threads:
+            started = time.perf_counter()
             seconds = [took for each in threads.map(work, range(clients)) for took in each]
-        return seconds, time.perf_counter() - started
+            return seconds, time.perf_counter() - started
 
-    def close(self) -> None:
-        """Close the connections."""
-        for connection in self._connections:
-            connection.close()
+    @contextmanager
+    def _connected(self) -> Iterator[http.client.HTTPConnection]:
+        connection = http.client.HTTPConnection(self._address, timeout=PATIENCE_SECONDS)
+        connection.connect()
+        with closing(connection):
+            yield connection
 
     def _request(self, kind: Kind, photo: int) -> tuple[bytes, str]:
         number = next(self._numbers)
@@ -77,13 +80,13 @@ class Clients:
             return write_form({"entries": entries, "text": texts(1, number)[0].encode()})
         return write_form({"entries": entries, "image": stamped(self._photos[photo], number)})
 
-    def _send(self, client: int, body: bytes, content_type: str) -> float:
-        connection = self._connections[client]
-        started = time.perf_counter()
-        connection.request("POST", "/predict", body, {"Content-Type": content_type})
-        answer = connection.getresponse()
-        content = answer.read()
-        seconds = time.perf_counter() - started
-        if answer.status != 200:
-            raise RuntimeError(f"/predict answers {answer.status}: {content[:300].decode()}")
-        return seconds
+
+def _send(connection: http.client.HTTPConnection, body: bytes, content_type: str) -> float:
+    started = time.perf_counter()
+    connection.request("POST", "/predict", body, {"Content-Type": content_type})
+    answer = connection.getresponse()
+    content = answer.read()
+    seconds = time.perf_counter() - started
+    if answer.status != 200:
+        raise RuntimeError(f"/predict answers {answer.status}: {content[:300].decode()}")
+    return seconds

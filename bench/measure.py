@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import TypeVar
 
 import msgspec
+
+Clock = Callable[[], float]
+"""Seconds since some moment: time.perf_counter, or time.process_time for the processor's."""
+
+Name = TypeVar("Name", bound=Hashable)
 
 
 class Figure(msgspec.Struct, frozen=True):
@@ -60,8 +66,8 @@ class Row(msgspec.Struct, kw_only=True, omit_defaults=True):
 
 
 def in_turns(
-    measures: Mapping[str, Callable[[int], float]], rounds: int, seconds: float
-) -> dict[str, list[float]]:
+    measures: Mapping[Name, Callable[[int], float]], rounds: int, seconds: float
+) -> dict[Name, list[float]]:
     """Measure each in turn, A B, B A, A B …, after a first round that only warms up.
 
     Args:
@@ -72,7 +78,7 @@ def in_turns(
     Returns:
         What each gave, round by round.
     """
-    found: dict[str, list[float]] = {name: [] for name in measures}
+    found: dict[Name, list[float]] = {name: [] for name in measures}
     deadline = time.monotonic() + seconds
     for number in range(rounds + 1):
         if number > 2 and time.monotonic() > deadline:

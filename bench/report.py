@@ -19,6 +19,7 @@ class Report(msgspec.Struct):
     """All that was measured.
 
     Attributes:
+        cpu: whether seconds are the processor's, of all its cores.
         weights: whether CLIP's weights are the public ones or random.
         engines: what each contender's models run on.
     """
@@ -27,13 +28,14 @@ class Report(msgspec.Struct):
     machine: Machine
     clip_model: str
     weights: str
+    cpu: bool
     engines: dict[str, dict[str, str]]
     rows: list[Row]
 
     @classmethod
-    def begin(cls, machine: Machine, clip_model: str, weights: str) -> Report:
+    def begin(cls, machine: Machine, clip_model: str, weights: str, cpu: bool) -> Report:
         """A report without rows, as of now."""
-        return cls(datetime.now(UTC), machine, clip_model, weights, {}, [])
+        return cls(datetime.now(UTC), machine, clip_model, weights, cpu, {}, [])
 
 
 def to_json(report: Report) -> str:
@@ -56,6 +58,9 @@ def show(report: Report, console: Console) -> None:
         ),
         f"Load before: {machine.load:g}"
         + (" – a busy machine; trust the ratios, not the times" if machine.busy else ""),
+        "Seconds are the processor's, of all cores together (--cpu)"
+        if report.cpu
+        else "Seconds are the clock's",
         "Medians of n rounds, in brackets the quartiles; ratios and differences are round by round",
     ):
         console.print(Text(line), soft_wrap=True)

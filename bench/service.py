@@ -16,6 +16,7 @@ from typing import Any
 import msgspec
 
 from bench.material import stamped
+from bench.measure import Clock
 from bench.product import PATIENCE_SECONDS, Product
 from gateway.app import create_app
 from gateway.database import Database
@@ -37,15 +38,19 @@ class Service(Product):
         settings: the settings in force.
         url: of a database with the tables of folder mode.
         folder: an empty one, for photos that arrive.
-        photos: as above.
+        photos: files to work on.
+        clock: what seconds are measured by; the processor's are of this process alone, without
+            PostgreSQL's.
     """
 
-    def __init__(self, settings: Settings, url: str, folder: Path, photos: Sequence[Path]) -> None:
+    def __init__(
+        self, settings: Settings, url: str, folder: Path, photos: Sequence[Path], clock: Clock
+    ) -> None:
         configure_logging("warning")
         settings = msgspec.structs.replace(settings, photos_dir=folder)
         prepare(url, settings, choose_clip_model=True)
         engine = SharedEngine(settings, url)
-        super().__init__(settings, photos, engine)
+        super().__init__(settings, photos, clock, engine)
         self._folder = folder
         self._stack = ExitStack()
         self._database = self._stack.enter_context(connect(url))
@@ -65,7 +70,7 @@ class Service(Product):
         """New photos, through the worker: from the commit of their rows to the last result's."""
         committed = self._add(photos)
         self._wait_for(len(photos))
-        return time.perf_counter() - committed
+        return self._clock() - committed
 
     def searchable(self, number: int, text: str) -> float:
         """One new photo: from the commit of its row until a search for its text finds it."""
@@ -74,16 +79,16 @@ class Service(Product):
         found = self._database.execute(
             "SELECT asset_id FROM indexer_v1.search('ocr:' || %s, max_results => 1000)", [text]
         ).fetchall()
-        seconds = time.perf_counter() - committed
+        seconds = self._clock() - committed
         if (asset_id,) not in found:
             raise RuntimeError(f"a search for {text!r} doesn't find photo {number}")
         return seconds
 
     def query(self, text: str) -> float:
         """Embed a text that somebody searches for, which is new."""
-        started = time.perf_counter()
+        started = self._clock()
         self.engine.embed_text(text, Lane.INTERACTIVE).result(PATIENCE_SECONDS)
-        return time.perf_counter() - started
+        return self._clock() - started
 
     def start_backfill(self, photos: Sequence[int]) -> None:
         """Give the worker plenty to do, and wait until it is well under way."""
@@ -116,7 +121,7 @@ class Service(Product):
             count = next(self._numbers)
             (self._folder / f"{count:06}.jpg").write_bytes(stamped(self._photos[number], count))
         library.scan(self._database, self._folder)
-        return time.perf_counter()
+        return self._clock()
 
     def _wait_for(self, photos: int) -> Any:
         """Wait for both results of each; the id of the last photo."""

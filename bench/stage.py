@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import cached_property
@@ -16,7 +17,7 @@ from bench.client import Clients
 from bench.contender import Contender
 from bench.library import Library
 from bench.material import previews, write_random_weights
-from bench.measure import in_turns
+from bench.measure import Clock, Name, in_turns
 from bench.product import Product
 from bench.service import Service
 from indexer.models.clip_loader import FILES
@@ -26,6 +27,8 @@ from pg.embedded import Server
 from pg.migrate import create_library_tables
 
 T = TypeVar("T")
+
+LIBRARY = "library"
 
 
 class Plan(msgspec.Struct, frozen=True):
@@ -48,8 +51,8 @@ class Plan(msgspec.Struct, frozen=True):
     queries: int
 
 
-FULL = Plan(rounds=7, seconds=40, per_kind=2, photos=16, requests=3, queries=60)
-QUICK = Plan(rounds=3, seconds=10, per_kind=1, photos=6, requests=1, queries=10)
+FULL = Plan(rounds=5, seconds=60, per_kind=2, photos=8, requests=2, queries=50)
+QUICK = Plan(rounds=2, seconds=0, per_kind=1, photos=4, requests=1, queries=10)
 
 
 class Stage:
@@ -58,13 +61,19 @@ class Stage:
     Args:
         settings: CLIP_MODEL, CLIP_DOWNLOAD_ROOT, DEVICE, THREADS … as the product has them.
         plan: how much is measured.
+        clock: what seconds are measured by.
+
+    Attributes:
+        products: names of the precisions that are measured.
 
     Raises:
         SettingsError: CLIP_MODEL is none of cn-clip's.
     """
 
-    def __init__(self, settings: Settings, plan: Plan) -> None:
+    def __init__(self, settings: Settings, plan: Plan, clock: Clock = time.perf_counter) -> None:
         self.plan = plan
+        self.products = ["auto", "exact"]
+        self._clock = clock
         if settings.clip_model not in FILES:
             raise SettingsError(
                 f"CLIP_MODEL is {settings.clip_model!r}, which cn_clip itself can't load to be "
@@ -107,18 +116,13 @@ class Stage:
     def library(self) -> Contender[Library]:
         """cn_clip and RapidOCR as their READMEs show them."""
         return self._start(
-            "library", Contender(Library, self.clip_model, self._weights, self._paths)
+            LIBRARY, Contender(Library, self.clip_model, self._weights, self._paths, self._clock)
         )
 
     @cached_property
     def auto(self) -> Contender[Product]:
         """The product's models with its defaults."""
-        return self._start("auto", Contender(Product, self._settings, self._paths))
-
-    @property
-    def products(self) -> list[str]:
-        """Names of the precisions that are measured."""
-        return ["auto", "exact"] if "precision" in Settings.__struct_fields__ else ["auto"]
+        return self._start("auto", Contender(Product, self._settings, self._paths, self._clock))
 
     def product(self, name: str) -> Contender[Product]:
         """The product's models in one of these precisions."""
@@ -128,7 +132,7 @@ class Stage:
     def exact(self) -> Contender[Product]:
         """The product's models with PRECISION=exact."""
         settings = msgspec.structs.replace(self._settings, precision="exact")
-        return self._start("exact", Contender(Product, settings, self._paths))
+        return self._start("exact", Contender(Product, settings, self._paths, self._clock))
 
     @cached_property
     def service(self) -> Contender[Service]:
@@ -139,14 +143,14 @@ class Stage:
         url = server.start()
         with connect(url) as connection:
             create_library_tables(connection)
-        return self._start("serve", Contender(Service, self._settings, url, photos, self._paths))
+        return self._start(
+            "serve", Contender(Service, self._settings, url, photos, self._paths, self._clock)
+        )
 
     @cached_property
     def clients(self) -> Clients:
         """Clients of the service."""
-        clients = Clients(self.service.call(Service.address), self.clip_model, self._paths)
-        self._stack.callback(clients.close)
-        return clients
+        return Clients(self.service.call(Service.address), self.clip_model, self._paths)
 
     @property
     def weights_are(self) -> str:
@@ -160,7 +164,7 @@ class Stage:
         return {
             name: contender.call(Product.about)
             for name, contender in self._contenders.items()
-            if name != "library"
+            if name != LIBRARY
         }
 
     def peaks(self) -> dict[str, int]:
@@ -168,8 +172,8 @@ class Stage:
         return {name: contender.peak_memory() for name, contender in self._contenders.items()}
 
     def in_turns(
-        self, measures: Mapping[str, Callable[[int], float]], times: int = 1
-    ) -> dict[str, list[float]]:
+        self, measures: Mapping[Name, Callable[[int], float]], times: int = 1
+    ) -> dict[Name, list[float]]:
         """`measure.in_turns`, with so many times the rounds of the plan."""
         return in_turns(measures, self.plan.rounds * times, self.plan.seconds)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,8 @@ from rich.console import Console
 from bench import __main__, machine
 from bench.material import Sample, previews, stamped
 from bench.measure import Figure, in_turns, latencies, rates
+from bench.models import ocr
 from bench.report import Report, show, to_json
-from bench.sections import ocr
 from bench.stage import Plan, Stage
 from indexer.models.images import decode
 from indexer.settings import Settings, SettingsError
@@ -64,10 +65,11 @@ def test_a_stamp_changes_the_file_and_not_the_picture(tmp_path: Path) -> None:
 
 
 def test_the_real_things_side_by_side(tmp_path: Path) -> None:
-    with Stage(Settings(), TINY) as stage:
+    with Stage(Settings(), TINY, time.process_time) as stage:
+        stage.products = ["auto"]
         Image.new("RGB", (320, 320), "white").save(tmp_path / "blank.jpg")
         stage.samples = [Sample(tmp_path / "blank.jpg", "blank", has_text=False)]
-        report = Report.begin(machine.look(), stage.clip_model, stage.weights_are)
+        report = Report.begin(machine.look(), stage.clip_model, stage.weights_are, cpu=True)
         report.rows += ocr(stage)
         report.engines = stage.engines()
     out = io.StringIO()
