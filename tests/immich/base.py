@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -27,9 +28,22 @@ def load_schema(connection: Connection, variant: Variant = "3.1") -> None:
         shim = (Path(embedded.__file__).parent / "extension" / "uuid-ossp--1.1.sql").read_text()
         shim = "\n".join(line for line in shim.splitlines() if not line.startswith("\\"))
         text = text.replace('CREATE EXTENSION IF NOT EXISTS "uuid-ossp";', shim)
+    if not connection.execute(
+        "SELECT FROM pg_available_extensions WHERE name = 'pg_trgm'"
+    ).fetchone():
+        text = _without_contrib(text)
     if variant == "2.3":
         text += Path(__file__).with_name("schema-2.3.sql").read_text()
     connection.execute(text.encode())
+
+
+def _without_contrib(text: str) -> str:
+    """For a PostgreSQL without its contrib modules, which only Immich's own search uses."""
+    text = re.sub(
+        r"CREATE EXTENSION IF NOT EXISTS (cube|earthdistance|unaccent|pg_trgm);", "", text
+    )
+    text = text.replace("RETURN unaccent('unaccent', $1);", "RETURN $1;")
+    return re.sub(r"USING gin \((f_unaccent\(\S+\)) gin_trgm_ops\)", r"(\1)", text)
 
 
 class Rows:
