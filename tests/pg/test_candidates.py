@@ -36,9 +36,8 @@ def test_weights_and_distances_go(bigram: Connection, asked: str, expected: str)
 @pytest.mark.parametrize(
     ("impact", "expected"),
     [
-        (1, "('+发票' | '++发票' | '+++发票') & ('+a':* | '++a':* | '+++a':*)"),
-        (2, "('++发票' | '+++发票') & ('++a':* | '+++a':*)"),
-        (3, "'+++发票' & '+++a':*"),
+        (3, "('+++发票' | '++++发票') & ('+++a':* | '++++a':*)"),
+        (4, "'++++发票' & '++++a':*"),
     ],
 )
 def test_words_with_an_impact(bigram: Connection, impact: int, expected: str) -> None:
@@ -67,12 +66,18 @@ def test_no_match_is_missed(functions: Connection) -> None:
 
 
 def test_the_impact_grows_with_the_word_and_shrinks_with_the_text(bigram: Connection) -> None:
-    assert {"+++发票"} <= lexemes(bigram, "发票")
-    line = "店名地址电话日期金额数量单价服务欢迎光临谢谢惠顾超市餐厅门票商品规格"
-    once, often = f"{line}\n发票", f"{line}\n发票\n发票\n发票"
-    assert not {word for word in lexemes(bigram, once) if word.endswith("+发票")}
-    assert "+++发票" in lexemes(bigram, often)
-    assert not {word for word in lexemes(bigram, often) if word.startswith("+") and "电话" in word}
+    line = "店名地址电话日期金额数量单价服务欢迎光临谢谢惠顾超市餐厅门票商品规格生产单位"
+    once, thrice = f"{line}\n{line[::-1]}\n发票", f"{line}\n{line[::-1]}\n发票\n发票\n发票"
+    assert steps(bigram, "发票") == {"++++"}
+    assert steps(bigram, thrice) == {"++++"}
+    assert steps(bigram, once) == set()
+    assert not any(word.startswith("+") and "电话" in word for word in lexemes(bigram, thrice))
+
+
+def steps(connection: Connection, text: str) -> set[str]:
+    return {
+        word.removesuffix("发票") for word in lexemes(connection, text) if word.endswith("+发票")
+    }
 
 
 def test_impacts_are_added_once(bigram: Connection) -> None:

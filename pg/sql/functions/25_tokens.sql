@@ -357,9 +357,8 @@ $$;
 
 -- The impact that a word has on a text: how often it is there, by its weights, over the logarithm
 -- of the text's length; what ts_rank_cd makes of a query of one word. Those that have much get a
--- second lexeme, without positions: +发票 from 0.3 on, ++发票 from 0.45, +++发票 from 0.6. So the
--- best texts for a word that is everywhere can be had from the index (a tiered index: Manning et
--- al. 2008, 7.2.1).
+-- second lexeme, without positions: +发票, ++发票, +++发票 or ++++发票. So the best texts for a word
+-- that is everywhere can be had from the index (a tiered index: Manning et al. 2008, 7.2.1).
 CREATE OR REPLACE FUNCTION indexer_v1.with_impacts(tsv tsvector) RETURNS tsvector
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
@@ -373,14 +372,14 @@ BEGIN
             FROM unnest(with_impacts.tsv) AS w(lexeme, positions, weights)
         )
         SELECT with_impacts.tsv || coalesce(array_to_tsvector(array_agg(
-                   repeat('+', width_bucket(i.impact, '{0.3,0.45,0.6}')) || i.lexeme)), '')
+                   repeat('+', width_bucket(i.impact, '{0.25,0.35,0.45,0.6}')) || i.lexeme)), '')
         FROM (
             SELECT w.lexeme, (
                 SELECT sum(CASE one WHEN 'A' THEN 1 WHEN 'B' THEN 0.8 WHEN 'C' THEN 0.7 ELSE 0.4 END)
                 FROM unnest(w.weights) AS one) / w.length AS impact
             FROM word w
-            WHERE w.times >= 0.3 * w.length -- weights are 1 at most
+            WHERE w.times >= 0.25 * w.length -- weights are 1 at most
         ) AS i
-        WHERE i.impact >= 0.3);
+        WHERE i.impact >= 0.25);
 END
 $$;

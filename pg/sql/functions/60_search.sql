@@ -119,14 +119,16 @@ DROP FUNCTION IF EXISTS indexer_v1.photos_with_text(
     tsquery, tsquery, tsquery, tsquery[], tsquery, text, integer, uuid[]);
 
 -- The text side. Words as they are (sure); if that isn't a page full, also what OCR made of them
--- (wanted; those not found yet have one of widened); if still nothing, also letters that cut through words (loose). Then, of the photos
--- that the vector side has, those with some of the words (parts).
+-- (wanted; what isn't found yet has one of widened); if still nothing, also letters that cut
+-- through words (loose). Then, of the photos that the vector side has, those with some of the
+-- words (parts). share: of all photos, how many are in scope.
 --
 -- Ranking costs some 3 µs a match, and a word that is everywhere must not cost everything. Where
--- more than 400 matches in scope (a share of all photos) are to be expected, first those are ranked that have the words more than
--- once or in a short text (see with_impacts()), from the highest impact down until the pool is
--- full: cover density grows with the impact, so what is left out would rank below. Where words have
--- no impact in any text, one is as good as another: the first 2000 in the table's order are ranked.
+-- more than 400 matches in scope are to be expected, first those are ranked that have the words
+-- more than once or in a short text (see with_impacts()), from the highest impact down until the
+-- pool is full: cover density grows with the impact, so what is left out would rank below. Where
+-- words have no impact in any text, one is as good as another: the first 2000 in the table's order
+-- are ranked.
 CREATE OR REPLACE FUNCTION indexer_v1.photos_with_text(
     sure tsquery, wanted tsquery, widened tsquery, loose tsquery, parts tsquery[],
     unwanted tsquery, scope text, share double precision, pool integer, seen uuid[],
@@ -151,9 +153,9 @@ BEGIN
         IF numnode(asked) > 0 AND asked <> searched AND cardinality(ids) < pool
            AND (level > 1 OR cardinality(ids) = 0) THEN
             by_index := CASE level WHEN 2 THEN widened ELSE asked END;
-            -- A step of impact is a fourth to a tenth of the texts.
+            -- The steps are some 40, 15, 6 and 1.5 % of a word's texts: 200 to 600 to rank.
             impact := width_bucket(share * indexer_v1.estimated_rows(format(
-                'SELECT FROM indexer_v1.ocr o WHERE o.tsv @@ %L', by_index)), '{400,4000,40000}');
+                'SELECT FROM indexer_v1.ocr o WHERE o.tsv @@ %L', by_index)), '{400,1200,4000,20000}');
             WHILE impact >= 0 AND cardinality(ids) < pool LOOP
                 EXECUTE format($q$
                     SELECT array_agg(t.asset_id) AS ids, array_agg(%s + t.rank_score) AS scores
@@ -213,12 +215,9 @@ AS $$
         regexp_replace(regexp_replace(regexp_replace(asked::text,
             ''':[A-D]+', '''', 'g'), ''':\*[A-D]+', ''':*', 'g'), ' <(?:-|[0-9]+)> ', ' & ', 'g'),
         '''([^'']+)''(:\*)?',
-        CASE impact
-            WHEN 0 THEN '''\1''\2'
-            WHEN 1 THEN '(''+\1''\2|''++\1''\2|''+++\1''\2)'
-            WHEN 2 THEN '(''++\1''\2|''+++\1''\2)'
-            ELSE '''+++\1''\2'
-        END, 'g')::tsquery
+        (SELECT '(' || string_agg('''' || repeat('+', step) || '\1''\2', '|') || ')'
+         FROM generate_series(impact, CASE impact WHEN 0 THEN 0 ELSE 4 END) AS step),
+        'g')::tsquery
 $$;
 
 DROP FUNCTION IF EXISTS indexer_v1.nearest_photos(
@@ -227,8 +226,8 @@ DROP FUNCTION IF EXISTS indexer_v1.nearest_photos(
 -- The vector side: the nearest photos in scope, none of them farther than `farthest`.
 --
 -- The form matters. ORDER BY embedding <=> constant LIMIT, with the filters beside it, is what the
--- HNSW index answers; iterative scans fill the pool (pgvector 0.8), in any order, which finds more:
--- it is sorted afterwards.
+-- HNSW index answers; iterative scans fill the pool (pgvector 0.8), in relaxed order, which finds
+-- more. Where they are needed, half as many again are fetched: the last ones come out of order.
 -- Under a selective filter such a scan would visit most of the index, and gives up on the way:
 -- then the photos in scope are compared one by one, which is exact, and faster.
 CREATE OR REPLACE FUNCTION indexer_v1.nearest_photos(
@@ -243,6 +242,7 @@ AS $$
 DECLARE
     wanted   text;
     photos   double precision;
+    fetched  integer;
     exact    boolean := false;
 BEGIN
     ids := '{}';
@@ -262,13 +262,14 @@ BEGIN
     -- By index: pool × photos / in_scope entries visited; one by one: in_scope photos, each of
     -- which costs about a third as much.
     exact := in_scope * in_scope < 3 * pool * photos;
+    fetched := pool * CASE WHEN pool > 200 OR in_scope < 0.9 * photos THEN 1.5 ELSE 1 END;
     LOOP
         EXECUTE format(
             'SELECT coalesce(array_agg(n.asset_id), ''{}''), coalesce(array_agg(n.distance), ''{}'') '
             'FROM (%s ORDER BY %s LIMIT %s) AS n',
             CASE WHEN exact THEN format('SELECT * FROM (%s OFFSET 0) AS every', wanted) ELSE wanted END,
             CASE WHEN exact THEN 'distance, asset_id' ELSE 'c.embedding <=> $1' END,
-            pool)
+            CASE WHEN exact THEN pool ELSE fetched END)
         INTO ids, distances USING probe, unwanted;
         EXIT WHEN exact OR cardinality(ids) >= pool;
         exact := true;
@@ -276,8 +277,11 @@ BEGIN
     SELECT coalesce(array_agg(n.id ORDER BY n.distance, n.id), '{}'),
            coalesce(array_agg(n.distance ORDER BY n.distance, n.id), '{}')
     INTO ids, distances
-    FROM unnest(ids, distances) AS n(id, distance)
-    WHERE n.distance <= farthest;
+    FROM (
+        SELECT * FROM unnest(ids, distances) AS n(id, distance)
+        WHERE n.distance <= farthest
+        ORDER BY n.distance, n.id LIMIT pool
+    ) AS n;
 END
 $$;
 
