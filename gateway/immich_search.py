@@ -118,9 +118,7 @@ async def _answer(
         )
     body = await request.body()
     asked = None if _of_somebody_else(request) else read(body, form)
-    if asked is None:
-        log.debug("search passed on to immich reason=not for here")
-    else:
+    if asked is not None:
         try:
             async with asyncio.timeout(_SECONDS):
                 return await _found(request, services, asked, started)
