@@ -47,6 +47,7 @@ _GOAL_MS = 400.0
 
 # What Immich has and a folder of photos hasn't, as far as this search looks at it.
 _IMMICH = """
+    CREATE TABLE "user" (id uuid PRIMARY KEY, "deletedAt" timestamptz);
     CREATE TABLE partner ("sharedById" uuid, "sharedWithId" uuid, "inTimeline" boolean);
     CREATE TABLE person (id uuid PRIMARY KEY);
     CREATE TABLE smart_search ("assetId" uuid PRIMARY KEY);
@@ -99,13 +100,16 @@ async def be_immich(user: str, asset_seconds: float) -> None:
             while True:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode()
                 path = head.split(" ", 2)[1]
-                body = json.dumps({"id": user}).encode()
-                if path.startswith("/api/assets/"):
+                status, body = "200 OK", json.dumps({"id": user}).encode()
+                if path == "/api/api-keys/me":
+                    status = "404 Not Found"
+                elif path.startswith("/api/assets/"):
                     body = _asset(path.rpartition("/")[2], user)
                     until = time.perf_counter() + asset_seconds
                     while time.perf_counter() < until:
                         pass
-                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+                writer.write(f"HTTP/1.1 {status}\r\ncontent-length: {len(body)}\r\n\r\n".encode())
+                writer.write(body)
                 await writer.drain()
         except (asyncio.IncompleteReadError, ConnectionError):
             writer.close()

@@ -41,7 +41,7 @@ _HOP_BY_HOP = frozenset(
 )
 # Immich believes these of whoever stands next to it, and that is us: what anybody may have sent
 # here isn't repeated to it.
-_ORIGINS = ("forwarded", "x-forwarded-", "x-real-ip")
+_ORIGINS = (b"forwarded", b"x-forwarded-", b"x-real-ip")
 
 
 class RefusedError(Exception):
@@ -150,12 +150,11 @@ class _PassedOn(Response[Any]):
 
 def _onward_headers(request: AnyRequest) -> list[tuple[bytes, bytes]]:
     peer = request.client.host if request.client else "unknown"
-    ours = ("host", "content-length", "expect", *_ORIGINS)
     return [
         *(
             (name, value)
             for name, value in _end_to_end(request.scope["headers"])
-            if not name.decode("latin-1").startswith(ours)
+            if name not in {b"host", b"content-length", b"expect"} and not name.startswith(_ORIGINS)
         ),
         (b"via", f"1.1 {VIA}".encode()),
         (b"x-forwarded-for", peer.encode()),

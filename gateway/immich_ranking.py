@@ -26,8 +26,10 @@ _PREPARE = """
            -- replaced by 3.2
            EXISTS (SELECT FROM pg_attribute WHERE attrelid = to_regclass('public.person')
                    AND attname = 'id' AND NOT attisdropped) AS person_ids,
-           ARRAY(SELECT p."sharedById" FROM public.partner p
-                 WHERE p."sharedWithId" = $2 AND p."inTimeline") AS partners
+           ARRAY(SELECT p."sharedById"
+                 FROM public.partner p JOIN public."user" u ON u.id = p."sharedById"
+                 WHERE p."sharedWithId" = $2 AND p."inTimeline" AND u."deletedAt" IS NULL
+           ) AS partners
     FROM indexer_v1.parse_query($1) AS q
 """
 _PAGE = """

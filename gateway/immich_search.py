@@ -118,7 +118,9 @@ async def _answer(
         )
     body = await request.body()
     asked = None if _of_somebody_else(request) else read(body, form)
-    if asked is not None:
+    if asked is None:
+        log.debug("search passed on to immich reason=not for here")
+    else:
         try:
             async with asyncio.timeout(_SECONDS):
                 return await _found(request, services, asked, started)

@@ -479,10 +479,11 @@ def test_headers_on_the_way_to_immich(client: httpx.Client, server: ImmichServer
         "x-of-this-hop": "1",
         "te": "trailers",
         "via": "1.1 nginx",
+        "hosted-by": "somebody",
     }
     client.post(SMART, content=b"{}", headers=headers)
     (sent,) = server.received
-    for name in ("cookie", "accept-language", "content-type", "user-agent"):
+    for name in ("cookie", "accept-language", "content-type", "user-agent", "hosted-by"):
         assert sent.headers[name] == headers[name]
     assert sent.headers["host"] == server.url.removeprefix("http://")
     assert sent.headers["x-forwarded-for"] == "127.0.0.1"
