@@ -25,8 +25,8 @@ MAX_ITEMS = 100
 # Immich's own when `size` isn't sent.
 _SMART_SIZE, _METADATA_SIZE = 100, 250
 
-# A page that ends before its size names what comes next by its place: this plus the offset. Clients
-# send back as `page` what they got as `nextPage`, any whole number.
+# An answer that ends before its page does names what comes next by its place: this plus the offset.
+# Clients send back as `page` what they got as `nextPage`, any whole number.
 _PLACES = 1_000_000
 
 _TEXT_ALONE = re.compile(r"\s*ocr\s*[:：]", re.IGNORECASE)

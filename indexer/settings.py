@@ -250,8 +250,9 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     immich_url: Annotated[
         str,
         Meta(
-            description="Immich's own server, e.g. `http://immich-server:2283`: says who is "
-            "searching. Needed for `/search` in attached mode."
+            description="Immich's own server, e.g. `http://immich-server:2283` (not the proxy in "
+            "front of it): says who is searching, and shows what its own search box finds. Needed "
+            "for searching in attached mode."
         ),
     ] = ""
     api_key: Annotated[
