@@ -12,7 +12,6 @@ from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from typing import Generic, TypedDict, TypeVar
 
-from indexer.models import cores
 from indexer.models.types import Lane, ModelUnavailable, TimeLimitError
 from indexer.models.watchdog import Watchdog
 
@@ -78,7 +77,6 @@ class BatchThread(Generic[Item, Result]):
         max_batch: most items in a batch.
         capacity: most items waiting in a lane.
         workers: how many batches at once.
-        background: its threads give way to the rest of the process.
         life: when the model is unloaded.
         observe: told of every batch.
     """
@@ -92,7 +90,6 @@ class BatchThread(Generic[Item, Result]):
         max_batch: int,
         capacity: int = 256,
         workers: int = 1,
-        background: bool = False,
         life: Life | None = None,
         observe: Observe = lambda *_: None,
     ) -> None:
@@ -102,7 +99,6 @@ class BatchThread(Generic[Item, Result]):
         self._max_batch = max_batch
         self._capacity = capacity
         self._workers = workers
-        self._background = background
         self._life = life or Life()
         self._observe = observe
         self._lanes: dict[Lane, deque[tuple[Item, Future[Result]]]] = {
@@ -215,8 +211,6 @@ class BatchThread(Generic[Item, Result]):
         self._changed.notify_all()
 
     def _work(self) -> None:
-        if self._background:
-            cores.step_back()
         while self._await_work():
             try:
                 run, hold = self._prepare()

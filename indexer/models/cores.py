@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import os
-import sys
 import threading
 from collections import deque
 from collections.abc import Iterator
@@ -19,10 +17,6 @@ MOST_THREADS = 4
 _CGROUP = Path("/sys/fs/cgroup")
 _OWN_GROUPS = Path("/proc/self/cgroup")
 _CPUS = Path("/sys/devices/system/cpu")
-# Of nice(1): the event loop and people's queries go before the pictures, 9 to 1.
-_NICENESS = 10
-
-log = logging.getLogger(__name__)
 
 
 class Share(NamedTuple):
@@ -99,15 +93,6 @@ def _siblings(cpu: int) -> str:
         return (_CPUS / f"cpu{cpu}/topology/thread_siblings_list").read_text()
     except OSError:
         return str(cpu)
-
-
-def step_back() -> None:
-    """Let this thread, and those that it starts, give way to the rest of the process (Linux)."""
-    if sys.platform == "linux":
-        try:
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
-        except OSError as error:
-            log.debug("a thread keeps its priority: %s", error)
 
 
 class Budget:

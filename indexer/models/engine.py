@@ -109,7 +109,6 @@ class Engine:
             watchdog,
             max_batch=1,
             workers=self._share.workers,
-            background=True,
             life=Life(settings.ocr_idle_seconds, self._unload_ocr),
             observe=observe,
         )
@@ -119,7 +118,6 @@ class Engine:
             watchdog,
             max_batch=MAX_IMAGES,
             workers=self._share.workers,
-            background=True,
             life=Life(settings.clip_image_idle_seconds, lambda: self._unload_clip("image")),
             observe=observe,
         )
@@ -137,7 +135,6 @@ class Engine:
             self._prepare_faces,
             watchdog,
             max_batch=1,
-            background=True,
             observe=observe,
         )
         self._texts: OrderedDict[str, Embedding] = OrderedDict()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import threading
 from pathlib import Path
 
@@ -143,22 +141,3 @@ def test_what_fails_gives_its_cores_back() -> None:
     with pytest.raises(ValueError, match="thirteen"), lent.take(2):
         raise ValueError("thirteen")
     assert lent._free == 2
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="threads have priorities on Linux only")
-def test_only_the_thread_that_steps_back_does() -> None:
-    program = """
-import os, threading
-from indexer.models import cores
-before = os.getpriority(os.PRIO_PROCESS, 0)
-seen = []
-def work():
-    cores.step_back()
-    seen.append(os.getpriority(os.PRIO_PROCESS, threading.get_native_id()))
-thread = threading.Thread(target=work)
-thread.start()
-thread.join()
-assert os.getpriority(os.PRIO_PROCESS, 0) == before
-assert seen[0] > before or before >= 10, (before, seen)
-"""
-    subprocess.run([sys.executable, "-c", program], check=True)

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
 
 import immich_indexer
+from indexer.models import clip_openvino, clip_torch, images, openvino_cpu
 from indexer.models import engine as engine_module
-from indexer.models import images
 from indexer.models.batching import EngineClosed
 from indexer.models.engine import Engine
 from indexer.models.images import Photo
-from indexer.models.types import Lane, ModelUnavailable, OcrOptions
+from indexer.models.types import Lane, ModelUnavailable, OcrOptions, Side
 from indexer.settings import Settings, SettingsError
 
 SAMPLES = Path(immich_indexer.__file__).parent / "samples"
@@ -129,3 +130,74 @@ def test_closed(engine: Engine) -> None:
     engine.close()
     with pytest.raises(EngineClosed):
         engine.embed_text("圆", Lane.INTERACTIVE).result(PATIENCE)
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_idle_models_leave_one_by_one_and_come_back() -> None:
+    engine = make(ocr_idle_seconds=0.05, clip_image_idle_seconds=0.05)
+    try:
+        sign = photo("shape-red-circle-exit.jpg")
+        for _ in range(2):
+            engine.embed_text("圆", Lane.INTERACTIVE).result(PATIENCE)
+            engine.embed_image(sign, Lane.BULK).result(PATIENCE)
+            engine.read_text(sign, OcrOptions(), Lane.BULK).result(PATIENCE)
+            wait_for(lambda: engine.stats()["loaded"].keys() == {"clip_text"})
+        assert engine.clip_problem() is None
+        assert engine.stats()["loaded"]["clip_text"] == "PyTorch f32"
+    finally:
+        engine.close()
+
+
+@pytest.mark.parametrize(
+    ("preload", "expected"),
+    [("none", set()), ("text", {"clip_text"}), ("all", {"clip_text", "clip_image", "ocr"})],
+)
+def test_what_is_loaded_at_the_start(preload: str, expected: set[str]) -> None:
+    engine = make(preload=preload)
+    try:
+        engine.preload()
+        wait_for(lambda: engine.stats()["loaded"].keys() == expected)
+    finally:
+        engine.close()
+    assert engine.stats()["loaded"].keys() == expected
+
+
+def test_openvino_that_fails_leaves_it_to_pytorch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*args: Any, **kwargs: Any) -> NoReturn:
+        raise clip_openvino.InaccurateError("OpenVINO computes other embeddings than PyTorch")
+
+    def stand_in(name: str, side: Side, **how: Any) -> clip_torch.TorchTower:
+        how["root"] = tmp_path
+        return load_tower(clip_torch.STAND_IN, side, **how)
+
+    load_tower = clip_torch.load_tower
+    monkeypatch.setattr(openvino_cpu, "installed", lambda: True)
+    monkeypatch.setattr(clip_openvino, "load_tower", fail)
+    monkeypatch.setattr(clip_torch, "load_tower", stand_in)
+    (tmp_path / "clip_cn_rn50.pt").write_bytes(b"weights")
+    engine = make(clip_model="RN50", clip_download_root=tmp_path, device="cpu")
+    try:
+        assert len(engine.embed_text("圆", Lane.INTERACTIVE).result(PATIENCE)) == 64
+        assert engine.stats()["loaded"] == {"clip_text": "PyTorch f32"}
+    finally:
+        engine.close()
+    assert "CLIP goes on in PyTorch, more slowly: OpenVINO computes other" in caplog.text
+
+
+def test_openvino_can_be_left_out() -> None:
+    engine = make(openvino="off")
+    try:
+        engine.read_text(photo("shape-red-circle-exit.jpg"), OcrOptions(), Lane.BULK).result(
+            PATIENCE
+        )
+        assert engine.stats()["loaded"] == {"ocr": "ONNX Runtime CPU f32"}
+    finally:
+        engine.close()
