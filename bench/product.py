@@ -5,7 +5,6 @@ Runs in a process of its own (`Contender`). Where nothing else is said, methods 
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -13,7 +12,6 @@ from typing import Any, Literal
 
 from bench.material import texts
 from bench.measure import Clock
-from indexer.models import cores
 from indexer.models.engine import Engine
 from indexer.models.images import Photo, decode
 from indexer.models.types import Embedding, Lane, Line, OcrOptions
@@ -41,9 +39,6 @@ class Product:
         clock: Clock,
         engine: Engine | None = None,
     ) -> None:
-        if clock is time.process_time:
-            # Giving way to others takes for ever where they are many, and costs nothing else.
-            cores.step_back = lambda: None
         self._clock = clock
         self.settings = settings
         self.engine = engine or Engine(settings)

@@ -65,8 +65,8 @@ class Engine:
     Text is read, pictures are embedded, texts are embedded and faces are found side by side, in
     threads of their own, each with an interactive lane ahead of a bulk lane (`BatchThread` has the
     rules). On the CPU those that take pictures share out the cores: as many compute at once, with
-    as many threads, as there are cores for, in the order they asked, and they give way to the rest
-    of the process. Texts wait for no core: they are a person's query, and short.
+    as many threads, as there are cores for, in the order they asked. Texts wait for no core: they
+    are a person's query, and short.
 
     Futures fail with ModelUnavailable (can't be loaded; says what to do), EngineBusy (too many
     interactive requests are waiting), EngineClosed, TimeLimitError (took longer than
