@@ -80,6 +80,11 @@ def _inference_failed(_: AnyRequest, error: InferenceError) -> Response[dict[str
     return _answer(500, str(error))
 
 
+def _too_deep(_: AnyRequest, __: RecursionError) -> Response[dict[str, Any]]:
+    # Nothing of ours recurses but the decoding of what was sent.
+    return _answer(422, "The JSON is nested too deeply.")
+
+
 def _unexpected(request: AnyRequest, error: Exception) -> Response[dict[str, Any]]:
     log.error(
         "request failed method=%s path=%s",
@@ -95,5 +100,6 @@ EXCEPTION_HANDLERS: ExceptionHandlersMap = {
     ImageError: _image_error,
     ModelUnavailable: _model_unavailable,
     InferenceError: _inference_failed,
+    RecursionError: _too_deep,
     Exception: _unexpected,
 }

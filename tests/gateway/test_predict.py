@@ -363,3 +363,23 @@ def test_a_model_that_takes_too_long(
     answer = predict(gateway(engine=slow), undici.OCR, image=picture)
     assert answer.status_code == 500
     assert "longer than 120 s" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    "entries",
+    [
+        b'{"clip":{"visual":' + b"[" * 50_000 + b"]" * 50_000 + b"}}",
+        b'{"x":{"y":' + b'{"a":' * 50_000 + b"1" + b"}" * 50_000 + b"}}",
+        b"[" * 50_000,
+    ],
+)
+def test_entries_that_are_nested_too_deeply(
+    gateway: Any, predict: Predict, entries: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = gateway()
+    assert predict(client, entries, text="x").status_code == 422
+    assert "Traceback" not in caplog.text
+    answer = client.post("/search", content=b'{"q":"x","filter":' + b"[" * 60_000)
+    assert 400 <= answer.status_code < 500
+    answer = client.post("/search", content=b'{"x":' + b'{"a":' * 12_000)
+    assert 400 <= answer.status_code < 500
