@@ -102,6 +102,7 @@ class Engine:
         self._loading = threading.Lock()
         self._watchdog = watchdog = Watchdog(settings.max_image_seconds, self._stuck)
         self._pixels = cores.Budget(_DECODING_PIXELS)
+        self._decoding: set[Future[Photo]] = set()
         self._decoders = ThreadPoolExecutor(_DECODERS, thread_name_prefix="decode")
         self._ocr = BatchThread(
             "ocr",
@@ -175,6 +176,8 @@ class Engine:
     ) -> Future[Photo]:
         """Decode an image file; see `images.decode`. Fails with ImageError."""
         future: Future[Photo] = Future()
+        self._decoding.add(future)
+        future.add_done_callback(self._decoding.discard)
 
         def give_up(late: TimeLimitError) -> None:
             with suppress(InvalidStateError):
@@ -184,13 +187,13 @@ class Engine:
             if not future.set_running_or_notify_cancel():
                 return
             try:
-                with self._watchdog.watch("decoding", 1, give_up):
+                with self._watchdog.watch("decoding", 1, give_up) as watched:
                     photo = images.decode(
                         data,
                         max_bytes=max_bytes,
                         max_pixels=max_pixels,
                         short_side=short_side,
-                        hold=self._pixels.take,
+                        hold=lambda pixels: watched.waiting_for(self._pixels.take(pixels)),
                     )
             except Exception as error:
                 with suppress(InvalidStateError):
@@ -265,8 +268,12 @@ class Engine:
 
     def _stuck(self, what: str) -> None:
         log.error("%s and can't be ended: only a new process helps", what)
+        why = f"{what}: this process has to be started anew"
         for thread in (self._ocr, self._clip_image, self._clip_text, self._faces):
-            thread.abandon(f"{what}: this process has to be started anew")
+            thread.abandon(why)
+        for future in list(self._decoding):  # what hangs may hold all that may be decoded at once
+            with suppress(InvalidStateError):
+                future.set_exception(ModelUnavailable(why))
         if self._on_stuck:
             self._on_stuck()
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 
 from indexer.models.types import TimeLimitError
@@ -21,12 +21,23 @@ _GRACE_SECONDS = 10.0
 
 
 @dataclass(eq=False, slots=True)
-class _Watched:
+class Watched:
+    """Something that runs; made by `Watchdog.watch`."""
+
     what: str
     photos: int
     give_up: Callable[[TimeLimitError], None]
     seconds: float = 0.0
     late: bool = False
+    paused: bool = False
+
+    @contextmanager
+    def waiting_for(self, turn: AbstractContextManager[object]) -> Iterator[None]:
+        """Enter a context; the time until it is entered is others' and doesn't count."""
+        self.paused = True
+        with turn:
+            self.paused = False
+            yield
 
 
 class Watchdog:
@@ -46,13 +57,13 @@ class Watchdog:
         self._tick = min(_TICK_SECONDS, seconds / 10)
         self._on_stuck = on_stuck
         self._changed = threading.Condition()
-        self._watched: set[_Watched] = set()
+        self._watched: set[Watched] = set()
         self._watching = False
 
     @contextmanager
     def watch(
         self, what: str, photos: int, give_up: Callable[[TimeLimitError], None]
-    ) -> Iterator[None]:
+    ) -> Iterator[Watched]:
         """Watch what runs inside the context.
 
         Args:
@@ -60,14 +71,14 @@ class Watchdog:
             photos: how many it works on at once.
             give_up: called from the watching thread when the limit is over.
         """
-        mine = _Watched(what, photos, give_up)
+        mine = Watched(what, photos, give_up)
         with self._changed:
             self._watched.add(mine)
             if not self._watching:
                 self._watching = True
                 threading.Thread(target=self._work, name="watchdog", daemon=True).start()
         try:
-            yield
+            yield mine
         finally:
             with self._changed:
                 self._watched.discard(mine)
@@ -83,7 +94,7 @@ class Watchdog:
                     self._watching = False
                     return
                 for watched in self._watched:
-                    watched.seconds += self._tick
+                    watched.seconds += 0 if watched.paused else self._tick
                 late = [w for w in self._watched if not w.late and w.seconds > self._seconds]
                 stuck = [w for w in self._watched if w.seconds > self._seconds + self._grace]
                 for watched in late:

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any, NoReturn
 
 import numpy as np
 import pytest
+from PIL import Image
+from PIL.BmpImagePlugin import BmpImageFile
 
 import immich_indexer
 from indexer.models import clip_openvino, clip_torch, images, openvino_cpu
 from indexer.models import engine as engine_module
 from indexer.models.batching import EngineClosed
+from indexer.models.cores import Budget
 from indexer.models.engine import Engine
 from indexer.models.images import Photo
-from indexer.models.types import Lane, ModelUnavailable, OcrOptions, Side
+from indexer.models.types import Lane, ModelUnavailable, OcrOptions, Side, TimeLimitError
 from indexer.settings import Settings, SettingsError
 
 SAMPLES = Path(immich_indexer.__file__).parent / "samples"
@@ -200,4 +205,38 @@ def test_openvino_can_be_left_out() -> None:
         )
         assert engine.stats()["loaded"] == {"ocr": "ONNX Runtime CPU f32"}
     finally:
+
+
+def test_a_decoder_that_hangs_is_charged_alone_and_holds_nobody_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It may hold all that may be decoded at once; those who wait for that aren't charged."""
+    stuck, go_on = threading.Event(), threading.Event()
+    engine = Engine(Settings(clip_model="stand-in", max_image_seconds=1.0), on_stuck=stuck.set)
+    monkeypatch.setattr(engine, "_pixels", Budget(1))
+    load = BmpImageFile.load
+
+    def hang(image: BmpImageFile) -> Any:
+        if image.size == (77, 60):
+            go_on.wait(PATIENCE)
+        return load(image)
+
+    monkeypatch.setattr(BmpImageFile, "load", hang)
+    limits = {"max_bytes": 10**6, "max_pixels": 10**6}
+    files = []
+    for size in ((77, 60), (40, 30)):
+        out = BytesIO()
+        Image.new("RGB", size).save(out, "BMP")
+        files.append(out.getvalue())
+    try:
+        first = engine.decode(files[0], **limits)
+        time.sleep(0.2)
+        second = engine.decode(files[1], **limits)
+        with pytest.raises(TimeLimitError, match="decoding took longer than 1 s"):
+            first.result(PATIENCE)
+        assert stuck.wait(PATIENCE)
+        with pytest.raises(ModelUnavailable, match="decoding hangs"):
+            second.result(PATIENCE)
+    finally:
+        go_on.set()
         engine.close()

@@ -9,6 +9,8 @@ import sys
 import threading
 import time
 
+import pytest
+
 from indexer.models.types import TimeLimitError
 from indexer.models.watchdog import Watchdog
 
@@ -44,6 +46,24 @@ def test_what_comes_back_in_time_is_forgotten() -> None:
         with watchdog.watch("quick", 1, lambda _: stuck.append("quick")):
             pass
     assert not stuck
+
+
+def test_waiting_for_others_does_not_count() -> None:
+    late: list[TimeLimitError] = []
+    turn = threading.Lock()
+    turn.acquire()
+    threading.Timer(1.0, turn.release).start()
+    watchdog = Watchdog(0.2, pytest.fail)
+    with (
+        watchdog.watch("decoding", 1, late.append) as watched,
+        watched.waiting_for(turn),
+    ):
+        assert not late
+    with watchdog.watch("decoding", 1, late.append) as watched, watched.waiting_for(turn):
+        deadline = time.monotonic() + PATIENCE
+        while not late:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
 
 
 def test_a_frozen_process_has_not_used_its_time_up() -> None:
