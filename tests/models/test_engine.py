@@ -205,6 +205,7 @@ def test_openvino_can_be_left_out() -> None:
         )
         assert engine.stats()["loaded"] == {"ocr": "ONNX Runtime CPU f32"}
     finally:
+        engine.close()
 
 
 def test_a_decoder_that_hangs_is_charged_alone_and_holds_nobody_up(
