@@ -112,16 +112,26 @@ class OcrReader:
         self.on_cpu = True
         self.kind = ""
         cuda = _cuda(device)
-        if cuda is None and openvino == "auto" and openvino_cpu.installed():
-            for candidate in openvino_cpu.precisions(precision):
-                self._use(ocr_sessions.with_openvino(*paths, share, precision=candidate))
-                if self._reads_the_probe():
-                    break
-                log.warning("OCR doesn't run in %s: another text is read", self.kind)
-                self.kind = ""
-        if not self.kind:
+        through_openvino = cuda is None and openvino == "auto" and openvino_cpu.installed()
+        if not (through_openvino and self._use_openvino(*paths, share, precision)):
             self._use(ocr_sessions.with_onnxruntime(*paths, share, cuda=cuda))
+        # Images are read side by side: OpenCV's own threads would only be in the way.
+        cv2.setNumThreads(1)
         log.info("loaded RapidOCR: %s", self.kind)
+
+    def _use_openvino(self, detector: Path, recogniser: Path, share: Share, precision: str) -> bool:
+        """Use the fastest precision that reads the probe rightly; False: there is none."""
+        try:
+            for candidate in openvino_cpu.precisions(precision):
+                self._use(
+                    ocr_sessions.with_openvino(detector, recogniser, share, precision=candidate)
+                )
+                if self._reads_the_probe():
+                    return True
+                log.warning("OCR doesn't run in %s: another text is read", self.kind)
+        except Exception as error:
+            log.warning("OCR goes on in ONNX Runtime, more slowly: %s", error)
+        return False
 
     def _use(self, sessions: Sessions) -> None:
         self._detector.infer, self._recogniser.session = sessions.detect, sessions.recognise

@@ -268,6 +268,18 @@ def test_ocr_that_reads_something_else_goes_back(
     assert "OCR doesn't run in OpenVINO f32: another text is read" in caplog.text
 
 
+def test_ocr_goes_on_without_an_openvino_that_fails(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(*args: Any, **kwargs: Any) -> NoReturn:
+        raise RuntimeError("this CPU isn't supported")
+
+    monkeypatch.setattr(Network, "__init__", fail)
+    reader = OcrReader(share=Share(1, 1), openvino="auto", precision="auto")
+    assert reader.kind == "ONNX Runtime CPU f32"
+    assert "OCR goes on in ONNX Runtime, more slowly: this CPU isn't supported" in caplog.text
+
+
 def test_onnxruntime_reads_the_probe_as_it_says() -> None:
     reader = OcrReader(share=Share(1, 1))
     assert reader.kind == "ONNX Runtime CPU f32"
