@@ -212,17 +212,21 @@ class BatchThread(Generic[Item, Result]):
 
     def _work(self) -> None:
         while self._await_work():
-            try:
-                run, hold = self._prepare()
-            except Exception as error:
-                self._unprepared(error)
-            else:
-                # Who goes first is decided when there are cores to go on.
-                with hold:
-                    self._run_next(run)
+            self._serve()
             with self._changed:
                 self._busy -= 1
                 self._used = time.monotonic()
+
+    def _serve(self) -> None:
+        # A method of its own: what holds the model must not outlive it while the thread waits.
+        try:
+            run, hold = self._prepare()
+        except Exception as error:
+            self._unprepared(error)
+        else:
+            # Who goes first is decided when there are cores to go on.
+            with hold:
+                self._run_next(run)
 
     def _await_work(self) -> bool:
         """Wait for a reason to have the model in hand, unloading it meanwhile; False: closed."""

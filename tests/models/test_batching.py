@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
@@ -320,6 +321,36 @@ def test_an_idle_model_is_unloaded_and_comes_back(
         assert model.unloaded.wait(PATIENCE)
         model.unloaded.clear()
         assert model.loads == loads
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_nothing_holds_an_unloaded_model(
+    threads: list[BatchThread[int, int]], workers: int
+) -> None:
+    class Weights:
+        pass
+
+    kept: list[Weights] = []
+    gone = threading.Event()
+
+    def prepare() -> tuple[Run[int, int], AbstractContextManager[object]]:
+        if not kept:
+            kept.append(Weights())
+            weakref.finalize(kept[0], gone.set)
+        weights = kept[0]
+
+        def run(items: list[int]) -> Sequence[int]:
+            assert weights is not None
+            return items
+
+        return run, nullcontext()
+
+    thread = BatchThread(
+        "heavy", prepare, watchdog(), max_batch=1, workers=workers, life=Life(0.05, kept.clear)
+    )
+    threads.append(thread)
+    assert results([thread.submit(i, BULK) for i in range(8)]) == list(range(8))
+    assert gone.wait(PATIENCE)
 
 
 def test_a_model_at_work_is_not_unloaded(threads: list[BatchThread[int, int]]) -> None:
