@@ -55,8 +55,8 @@ class _Visitor:
 class Events:
     """Listens while somebody watches.
 
-    - ``queue``: the index's figures have changed; at most once a second.
-    - ``job``: `JobEvent`, of the photo that is watched.
+    - ``queue``: figures of the index have changed, perhaps others'; at most once a second.
+    - ``job``: `JobEvent`, of the photo that is watched, and of no other.
     - ``resync``: something may have been missed: look again.
     """
 

@@ -88,7 +88,6 @@ async def index(
     of their own alone; other users see their own.
     """
     status = await _look(services, caller)
-    now = await services.database.fetch_one("SELECT now() AS now")
     left = status.time_left()
     return IndexStatus(
         everybody=caller.admin,
@@ -108,7 +107,7 @@ async def index(
         failures=status.failures,
         clip_model=status.clip_model,
         clip_problem=await services.inference.clip_problem(),
-        looked_at=now["now"] if now else datetime.now().astimezone(),
+        looked_at=status.looked_at,
     )
 
 
@@ -156,8 +155,8 @@ async def events(
     caller: NamedDependency[Caller],
     asset: Annotated[UUID | None, QueryParameter(description="Tell of this one too.")] = None,
 ) -> Stream:
-    """Server-Sent Events: `queue` (the index's figures have changed), `job` (what became of a job
-    of the photo `asset`), `resync` (something may have been missed: look again).
+    """Server-Sent Events: `queue` (figures have changed; not which, nor whose), `job` (what became
+    of a job of the photo `asset`), `resync` (something may have been missed: look again).
     """
     if asset is not None:
         await require(asset, services, caller)

@@ -273,6 +273,7 @@ async def _picture(
     except OSError as error:
         if not services.settings.attached:
             raise NotFoundException(f"The photo can't be read: {error.strerror}.") from None
+        services.thumbnails.note_away(error)
     max_bytes = services.settings.max_image_bytes
     data = await services.users.thumbnail(request, asset_id, size, max_bytes)
     return await services.thumbnails.of_bytes(data, size)

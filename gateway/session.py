@@ -46,7 +46,10 @@ class Session(msgspec.Struct):
 
 
 class SignIn(msgspec.Struct, forbid_unknown_fields=True):
-    """An API key of Immich's, with the permission user.read (asset.view: see the documents)."""
+    """An API key of Immich's with the permissions user.read and asset.read.
+
+    Where the media folder is not mounted here, asset.view too.
+    """
 
     key: Annotated[str, Meta(max_length=4096)]
 

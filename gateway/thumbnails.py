@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,8 @@ from indexer.media import Media
 from indexer.models import images
 from indexer.models.types import ImageError
 from indexer.settings import Settings
+
+log = logging.getLogger(__name__)
 
 Size = Literal["thumbnail", "preview"]
 
@@ -48,6 +51,7 @@ class Thumbnails:
         self._kept: OrderedDict[str, bytes] = OrderedDict()
         self._kept_bytes = 0
         self._making: dict[str, asyncio.Task[bytes]] = {}
+        self._away = False
         self._turns = asyncio.Semaphore(_THREADS)
         self._sizes: OrderedDict[str, tuple[int, int]] = OrderedDict()
 
@@ -89,6 +93,12 @@ class Thumbnails:
             return [self._size(path) for path in paths]
 
         return await asyncio.get_running_loop().run_in_executor(self._threads, read)
+
+    def note_away(self, error: OSError) -> None:
+        """Say in the log, once, that pictures can't be read here."""
+        if not self._away:
+            self._away = True
+            log.warning("previews can't be read here (MEDIA_MAP), Immich is asked: %s", error)
 
     def close(self) -> None:
         """Let the threads go."""

@@ -56,6 +56,7 @@ class Status(msgspec.Struct):
     """A look at the index.
 
     Attributes:
+        looked_at: when, by PostgreSQL's clock, which workers' times are by as well.
         photos: assets that have a preview.
         read: of those, with a row in `ocr`.
         embedded: of those, with a row in `clip`.
@@ -63,6 +64,7 @@ class Status(msgspec.Struct):
         clip_model: the model that the index is made with; None before the first.
     """
 
+    looked_at: datetime
     photos: int
     read: int
     embedded: int

@@ -33,7 +33,7 @@ const TEXTS = {
     failures: "失败的照片", noFailures: "没有失败的照片。", photosN: "{n} 张", retry: "重试", retryAll: "全部重试",
     retried: "{n} 个任务重新排队", live: "实时", notLive: "正在重新连接…", model: "画面模型 {name}", noModel: "还没有画面模型",
     clipAway: "画面暂时看不了：{why}", othersHidden: "别人的照片只计数，不显示。",
-    signInTitle: "登录", signInHint: "在 Immich 的 账户设置 → API 密钥 里新建一个密钥，权限选 user.read 和 asset.view。密钥只存在这个浏览器的 Cookie 里，网页脚本读不到。",
+    signInTitle: "登录", signInHint: "在 Immich 的 账户设置 → API 密钥 里新建一个密钥，权限选 user.read、asset.read 和 asset.view。密钥只存在这个浏览器的 Cookie 里，网页脚本读不到。",
     key: "Immich 的 API 密钥", signIn: "登录", signedIn: "以 {name} 的身份登录", signOut: "退出",
     away: "网关没有回应", awayHint: "它可能正在重启。", again: "再试一次", notHere: "打不开", gone: "没有这张照片，或者不是给你看的。",
     back: "返回", seconds: "{n} 秒", minutes: "{n} 分钟", hours: "{n} 小时", days: "{n} 天", loading: "正在载入…",
@@ -46,7 +46,7 @@ const TEXTS = {
       ["菜单 -牛肉", "not with 牛肉"], ["ocr:RE16", "by the text in it alone"], ["红色的圆", "also what it shows"],
     ],
     keys: "/ search · ← → ↑ ↓ choose · Enter open · Esc back",
-    found: "{n} photos", foundMore: "first {n} photos", newest: "Newest photos", similarTo: "Similar to this",
+    found: "{n} photos|{n} photo", foundMore: "first {n} photos", newest: "Newest photos", similarTo: "Similar to this",
     byTextOnly: "By text alone: {why}", nothing: "Nothing found", nothingFor: "Nothing found for “{q}”",
     nothingHint: "Try other or fewer words; ocr: at the start searches text alone.", nothingFiltered: "The filters may be too narrow.",
     clearFilters: "Clear filters", noPhotos: "No photos yet", noPhotosHint: "Photos put into the folder or uploaded to Immich appear by themselves.",
@@ -70,7 +70,7 @@ const TEXTS = {
     failures: "Failed photos", noFailures: "No photo has failed.", photosN: "Photos: {n}", retry: "Retry", retryAll: "Retry all",
     retried: "Jobs waiting again: {n}", live: "Live", notLive: "Connecting again…", model: "CLIP model {name}", noModel: "no CLIP model yet",
     clipAway: "Pictures can't be looked at for the moment: {why}", othersHidden: "Other people's photos are counted, not shown.",
-    signInTitle: "Sign in", signInHint: "In Immich, Account Settings → API Keys, make a key with the permissions user.read and asset.view. It is kept in a cookie of this browser that no script can read.",
+    signInTitle: "Sign in", signInHint: "In Immich, Account Settings → API Keys, make a key with the permissions user.read, asset.read and asset.view. It is kept in a cookie of this browser that no script can read.",
     key: "API key of Immich", signIn: "Sign in", signedIn: "Signed in as {name}", signOut: "Sign out",
     away: "The gateway doesn't answer", awayHint: "It may be starting.", again: "Try again", notHere: "Can't be opened", gone: "There is no such photo, or it isn't yours to see.",
     back: "Back", seconds: "{n} s", minutes: "{n} min", hours: "{n} h", days: "{n} days", loading: "Loading…",
@@ -90,11 +90,12 @@ export const language = chosen();
 const locale = language === "zh" ? "zh-CN" : "en-GB";
 document.documentElement.lang = language === "zh" ? "zh-Hans" : "en";
 
-/** The text of a key, its {names} filled in. */
+/** The text of a key, its {names} filled in; of "many|one", what {n} asks for. */
 export function t(key, values = {}) {
   const text = TEXTS[language][key];
   if (typeof text !== "string") return text;
-  return text.replace(/\{(\w+)\}/g, (_, name) => values[name] ?? "");
+  const [many, one = many] = text.split("|");
+  return (values.n === "1" ? one : many).replace(/\{(\w+)\}/g, (_, name) => values[name] ?? "");
 }
 
 export function switchLanguage() {

@@ -117,7 +117,8 @@ export class IndexPage {
       say(t("retried", { n: number((await api.retry(which)).jobs) }));
       await this.look();
     } catch (error) {
-      this.failed(error);
+      if (error.status === 401) this.failed(error);
+      else say(error.message || t("away"));
     }
   }
 

@@ -31,7 +31,7 @@ export class Redo {
       this.settle(this.request);
     } catch (error) {
       this.finish(t("failed", { why: error.message || t("away") }), "bad");
-      this.failed(error);
+      if (error.status === 401) this.failed(error);
     }
   }
 

@@ -14,7 +14,7 @@ const UNKNOWN = 4 / 3;
 export class Wall {
   /** root: what the wall is shown in; others may take it over meanwhile. */
   constructor(root) {
-    this.head = el("div", { class: "head" });
+    this.head = el("div", { class: "head", "aria-live": "polite" });
     this.grid = el("div", { class: "wall" });
     this.end = el("div", { class: "end" });
     this.root = root;

@@ -364,7 +364,7 @@ def test_in_english_in_the_dark_and_switched_to_chinese(
     page = opened.open(f"#/?q={quote('牛肉面')}")
     loaded(page, 1)
     expect(page.locator("html")).to_have_attribute("lang", "en")
-    expect(page.locator(".head")).to_contain_text("1 photos")
+    expect(page.locator(".head")).to_contain_text("1 photo")
     red, green, blue = page.evaluate(
         "getComputedStyle(document.documentElement).backgroundColor.match(/\\d+/g).map(Number)"
     )

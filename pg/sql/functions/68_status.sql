@@ -11,6 +11,7 @@ SET plan_cache_mode = force_custom_plan
 AS $$
 BEGIN
     RETURN jsonb_build_object(
+        'looked_at', now(),
         'photos', (
             SELECT count(DISTINCT f."assetId") FROM public.asset_file f
             WHERE f.type = 'preview'
