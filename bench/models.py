@@ -17,6 +17,7 @@ _AT_ONCE = (1, 8, 32)
 
 def clip(stage: Stage) -> Iterator[Row]:
     """Pictures in memory → embeddings."""
+    stage.prepare_clip()
     photos = range(len(stage.samples))
 
     def library(number: int) -> float:
@@ -40,6 +41,7 @@ def clip(stage: Stage) -> Iterator[Row]:
 
 def text(stage: Stage) -> Iterator[Row]:
     """Texts → embeddings; the library gets the same batches."""
+    stage.prepare_clip()
 
     def library(at_once: int) -> Callable[[int], float]:
         return lambda number: at_once / stage.library.call(Library.texts, texts(at_once, number))
@@ -84,6 +86,7 @@ def ocr(stage: Stage) -> Iterator[Row]:
 
 def photo(stage: Stage) -> Iterator[Row]:
     """Whole photos, from their files: decoded, embedded and read."""
+    stage.prepare_clip()
     photos = stage.photos()
     size = max(2, stage.plan.photos // 2)
 

@@ -26,6 +26,7 @@ _PAUSE_SECONDS = 0.1
 
 def worker(stage: Stage) -> Iterator[Row]:
     """Whole photos through the queue and the worker, into the database."""
+    stage.prepare_clip()
     photos = stage.photos()
     size = stage.plan.photos
 
@@ -71,6 +72,7 @@ def searchable(stage: Stage) -> Iterator[Row]:
 
 def predict(stage: Stage) -> Iterator[Row]:
     """`/predict` over HTTP, under several clients."""
+    stage.prepare_clip()
     for kind, case in _REQUESTS.items():
         yield from _predict(stage, kind, case)
 
@@ -131,6 +133,7 @@ def _predict(stage: Stage, kind: Kind, case: str) -> Iterator[Row]:
 
 def query(stage: Stage) -> Iterator[Row]:
     """A text that somebody searches for is embedded, at rest and while a backfill runs."""
+    stage.prepare_clip()
     numbers = count(1_000_000)
 
     def ask() -> float:

@@ -112,6 +112,12 @@ class Stage:
         root = self._given.clip_download_root.expanduser()
         return (root / FILES[self.clip_model][1]).is_file()
 
+    def prepare_clip(self) -> None:
+        """Make random weights where there are no others; before the first use of CLIP."""
+        if not self._weights.exists():
+            self._weights.mkdir()
+            write_random_weights(self.clip_model, self._weights)
+
     @cached_property
     def library(self) -> Contender[Library]:
         """cn_clip and RapidOCR as their READMEs show them."""
@@ -137,6 +143,7 @@ class Stage:
     @cached_property
     def service(self) -> Contender[Service]:
         """The whole product with its defaults, in folder mode."""
+        self.prepare_clip()
         photos = self._folder / "photos"
         photos.mkdir()
         server = self._stack.enter_context(Server(self._folder / "data"))
@@ -189,14 +196,11 @@ class Stage:
         self._contenders[name] = contender
         return contender
 
-    @cached_property
+    @property
     def _weights(self) -> Path:
         if self.has_weights:
             return self._given.clip_download_root.expanduser()
-        folder = self._folder / "weights"
-        folder.mkdir()
-        write_random_weights(self.clip_model, folder)
-        return folder
+        return self._folder / "weights"
 
     @property
     def _paths(self) -> list[Path]:
