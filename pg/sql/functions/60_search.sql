@@ -298,12 +298,15 @@ BEGIN
 END
 $$;
 
--- pgvector before 0.8 has no iterative scans: there a filter leads to the exact way more often.
+-- pgvector before 0.8 has no iterative scans: ef_search is all that comes, filters included. So more
+-- is visited, and a filter leads to the exact way more often.
 DO $$
 BEGIN
     IF (SELECT string_to_array(extversion, '.')::int[] >= '{0,8}' FROM pg_extension
         WHERE extname = 'vector') THEN
         ALTER FUNCTION indexer_v1.nearest_photos SET hnsw.iterative_scan = relaxed_order;
+    ELSE
+        ALTER FUNCTION indexer_v1.nearest_photos SET hnsw.ef_search = 500;
     END IF;
 END
 $$;
