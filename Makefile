@@ -5,13 +5,21 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.ready
 
-.PHONY: demo test check audit bench bench-memory bench-search evaluate format clean
+.PHONY: demo test faults soak check audit bench bench-memory bench-search evaluate format clean
 
 demo: $(READY)
 	@$(BIN)/immich-indexer demo $(if $(PHOTOS),--photos "$(PHOTOS)") $(if $(filter-out 0,$(ONCE)),--once)
 
 test: $(READY)
 	$(BIN)/python -m pytest $(ARGS)
+
+# Every fault there is; the short form is among the tests. MINUTES: how long the long run is.
+faults: $(READY)
+	$(BIN)/python -m pytest -m 'faults or not faults' tests/faults $(ARGS)
+
+MINUTES ?= 60
+soak: $(READY)
+	PYTHONPATH=.:tests $(BIN)/python -m faults.soak --minutes $(MINUTES) $(ARGS)
 
 check: $(READY)
 	$(BIN)/ruff check .

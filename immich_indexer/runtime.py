@@ -85,7 +85,8 @@ def prepare(url: str, settings: Settings, *, choose_clip_model: bool) -> tuple[S
 
     Args:
         choose_clip_model: may move the index to CLIP_MODEL, throwing another model's embeddings
-            away. What was chosen in Immich goes before CLIP_MODEL, and may always.
+            away. What was chosen in Immich goes before CLIP_MODEL, and may always; so may
+            whatever comes to an index that is made with none yet.
 
     Returns:
         The settings in force, and what was migrated.
@@ -94,7 +95,8 @@ def prepare(url: str, settings: Settings, *, choose_clip_model: bool) -> tuple[S
         report = migrate(connection, settings.tokenizer)
         config = read_config(connection)
         chosen = adopt(settings, config)
-        if choose_clip_model or (config and config.clip_model):
+        unmade = queue.recorded_clip_model(connection) is None
+        if choose_clip_model or unmade or (config and config.clip_model):
             info = Engine(chosen).clip_info
             if info.dim and queue.use_clip_model(connection, info.name, info.dim):
                 log.info("the index is made with the CLIP model %s from now on", info.name)
@@ -168,7 +170,7 @@ def _run_once(
         stopped.set()
 
     def start_anew(model: str) -> None:
-        log.warning("Immich's CLIP model is %s now: starting anew with it", model)
+        log.warning("the CLIP model is %s now: starting anew with it", model)
         again.set()
         os.kill(os.getpid(), signal.SIGTERM)
 

@@ -13,6 +13,7 @@ import psycopg
 from msgspec import Meta
 
 from indexer.models.clip import MODELS
+from indexer.models.clip_torch import STAND_IN
 from indexer.models.types import OcrOptions
 from indexer.settings import Settings
 from pg.connect import Connection, connect
@@ -68,7 +69,7 @@ class ImmichConfig:
         Immich takes ``cn-clip/`` before any of its own names. Where cn-clip has no such model this
         is the name as typed: CLIP then waits, and says why.
         """
-        return self.cn_clip if self.cn_clip in (None, *MODELS) else self.clip_name
+        return self.cn_clip if self.cn_clip in (None, STAND_IN, *MODELS) else self.clip_name
 
 
 def cn_clip_architecture(name: str) -> str | None:

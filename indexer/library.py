@@ -48,7 +48,9 @@ def scan(connection: Connection, folder: Path) -> Changes:
     """Bring the tables up to date with a folder, in one transaction. Nothing is decoded.
 
     A file counts as changed when its size or its time of modification has. Photos in a folder below
-    that can't be read just now are left as they are.
+    that can't be read just now are left as they are. So are all of them where `folder` has nothing
+    in it at all any more, as a mount point whose mount is away (`Media.check_present` has the same
+    rule): whoever means to have emptied it puts anything else there, a note or a folder.
 
     Raises:
         NotADirectoryError: `folder` isn't a folder that can be read: nothing is removed then.
@@ -68,6 +70,9 @@ def scan(connection: Connection, folder: Path) -> Changes:
                 modified = modified_at(status)
                 mark = hashlib.sha256(f"{status.st_mtime_ns}:{status.st_size}".encode()).digest()
                 copy.write_row([path, os.path.basename(path), modified, mark])
+        # After the walk: it may have gone away meanwhile.
+        if away := not any(folder.iterdir()):
+            unreadable.append(str(folder) + os.sep)
         removed = cursor.execute(
             'DELETE FROM public.asset a WHERE a."ownerId" = %s'
             ' AND NOT EXISTS (SELECT FROM seen s WHERE s.path = a."originalPath")'
@@ -105,6 +110,12 @@ def scan(connection: Connection, folder: Path) -> Changes:
         )
     changes = Changes(added, changed, removed, total)
     log.info("scanned %s: %s", folder, changes)
+    if total and away:
+        log.warning(
+            "%s is empty: is it mounted? Its %d photos stay in the index. Were they removed on"
+            " purpose, put any other file there.",
+            *(folder, total),
+        )
     return changes
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from pathlib import Path
@@ -37,6 +37,10 @@ _REFUSED = (
     psycopg.errors.ProgramLimitExceeded,
     psycopg.errors.StatementTooComplex,
 )
+
+# Or the connection ended without a word: then there is no sqlstate. (A server that is shut down, or
+# takes its sessions along because another one crashed, says so.)
+_SESSION_LOST = (psycopg.errors.QueryCanceled, psycopg.errors.InternalError_)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,8 +141,20 @@ class ClipModelChangedError(Exception):
     """The index has moved on to another CLIP model; embeddings of the old one must not get in."""
 
 
+class WriteLostError(psycopg.OperationalError):
+    """The database's session ended, or gave up, while it took these photos' results.
+
+    Perhaps of one of them: an extension may crash on a text. Or it was an outage.
+    """
+
+    def __init__(self, asset_ids: Collection[UUID], cause: psycopg.Error) -> None:
+        super().__init__(f"while it took {len(asset_ids)} results: {cause}")
+        self.asset_ids = frozenset(asset_ids)
+
+
 def claim(
     connection: Connection,
+    token: UUID,
     tasks: Sequence[Task],
     max_jobs: int,
     lease_seconds: float,
@@ -148,13 +164,14 @@ def claim(
     """Take jobs, in a committed transaction of its own: no lock is held during inference.
 
     Args:
+        token: a new one. Jobs may be claimed although the answer is lost: `release` it then.
         suspects: may be given a photo that a worker may have died of; it then comes alone, and
             nothing else should run beside it (`Job.suspect`).
     """
     with connection.cursor(row_factory=class_row(Job)) as cursor:
         return cursor.execute(
-            "SELECT * FROM indexer_v1.claim(%s, %s, make_interval(secs => %s), %s, %s)",
-            [list(tasks), max_jobs, lease_seconds, max_attempts, suspects],
+            "SELECT * FROM indexer_v1.claim(%s, %s, make_interval(secs => %s), %s, %s, %s)",
+            [list(tasks), max_jobs, lease_seconds, max_attempts, suspects, token],
         ).fetchall()
 
 
@@ -165,12 +182,27 @@ def renew(connection: Connection, token: UUID, lease_seconds: float) -> None:
     )
 
 
-def release(connection: Connection, token: UUID, delay_seconds: float = 0) -> int:
-    """Give back what a lease still owns, uncharged. Returns how many jobs."""
+def take_missed(connection: Connection) -> int:
+    """Queue photos whose event couldn't be queued when it came. Returns how many."""
+    taken: int = fetch_value(connection, "SELECT indexer_v1.take_missed()")
+    return taken
+
+
+def release(
+    connection: Connection,
+    token: UUID,
+    delay_seconds: float = 0,
+    charged: Collection[UUID] = (),
+) -> int:
+    """Give back what a lease still owns, uncharged but for some. Returns how many jobs.
+
+    Args:
+        charged: photos whose attempt counts (`WriteLostError`): they become suspects.
+    """
     released: int = fetch_value(
         connection,
-        "SELECT indexer_v1.release(%s, make_interval(secs => %s))",
-        [token, delay_seconds],
+        "SELECT indexer_v1.release(%s, make_interval(secs => %s), %s::uuid[])",
+        [token, delay_seconds, list(charged)],
     )
     return released
 
@@ -192,6 +224,10 @@ def finish(
 
     Returns:
         The outcomes that were written.
+
+    Raises:
+        WriteLostError: the session ended while it wrote; one of these may be why.
+        ClipModelChangedError: nothing was written.
     """
     waiting = list(outcomes)
     written: list[Outcome] = []
@@ -247,8 +283,13 @@ def _finish_held(
             for o in outcomes
             if (o.job.asset_id, o.job.task) in ages
         ]
-        _write_texts(cursor, mine)
-        _write_vectors(cursor, mine)
+        try:
+            _write_texts(cursor, mine)
+            _write_vectors(cursor, mine)
+        except psycopg.Error as error:
+            if error.sqlstate is None or isinstance(error, _SESSION_LOST):
+                raise WriteLostError({o.job.asset_id for o in mine}, error) from error
+            raise
         if beside:
             results = [o.job for o in mine if isinstance(o.result, Text | Vector)]
             write_back.note(

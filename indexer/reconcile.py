@@ -33,6 +33,8 @@ _FILES_INTERVAL_SECONDS = 6 * 3600.0  # looking at every file of a NAS is not fo
 _FILES_CHUNK = 500
 _FILES_PAUSE_SECONDS = 0.05
 _ADVISORY_LOCK = 4664_2447
+# Another one after a restore or a fail-over: the database went back in time, the files didn't.
+_HISTORY = "SELECT 'public.asset'::regclass::oid || left(pg_walfile_name(pg_current_wal_lsn()), 8)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,7 @@ class Repairs:
         requests: rows in `reprocess` whose photo is gone, closed.
         tags: that ask for a photo to be redone and had not been seen.
         mendable: stock defects in Immich's search tables, waiting to be mended.
+        late: jobs that waited for a time which a wrong clock had set.
     """
 
     jobs: int = 0
@@ -54,6 +57,7 @@ class Repairs:
     requests: int = 0
     tags: int = 0
     mendable: int = 0
+    late: int = 0
 
 
 def reconcile(
@@ -91,6 +95,11 @@ def reconcile(
             requests=fetch_value(connection, "SELECT indexer_v1.close_orphaned_requests()"),
             tags=fetch_value(connection, "SELECT indexer_v1.find_tags()"),
             mendable=mendable,
+            late=fetch_value(
+                connection,
+                "SELECT indexer_v1.undo_clock_jump(make_interval(secs => %s))",
+                [settings.lease_seconds],
+            ),
         )
         connection.execute("SELECT indexer_v1.purge_results()")
         if mendable:
@@ -147,7 +156,8 @@ class Reconciler:
         ocr_model: see `reconcile`.
         folder: folder mode: the photos, scanned as well.
         on_clip_model: called when Immich's administrator has chosen another CLIP model than
-            settings.clip_model; the process then has to start anew with it.
+            settings.clip_model, or the database has forgotten the index's; the process then has to
+            start anew with it.
     """
 
     def __init__(
@@ -167,6 +177,8 @@ class Reconciler:
         # Folders are scanned; what is fetched is looked at by those who have the files.
         self._has_files = not (folder or settings.previews_url)
         self._next_files = 0.0
+        self._history = ""
+        self._recorded: str | None = None
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="reconciler", daemon=True)
 
@@ -196,10 +208,16 @@ class Reconciler:
         if self._folder:
             library.scan(connection, self._folder)
         reconcile(connection, self._settings, self._ocr_model)
+        if (history := fetch_value(connection, _HISTORY)) != self._history:
+            self._history = history
+            self._next_files = 0.0
         config = read_config(connection)
-        wanted = config.clip_model if config else None
-        if wanted not in (None, self._settings.clip_model) and self._on_clip_model:
-            self._on_clip_model(str(wanted))
+        wanted = (config and config.clip_model) or self._settings.clip_model
+        # Gone, after a fail-over to a copy from before us: whoever starts anew records it again.
+        before, self._recorded = self._recorded, queue.recorded_clip_model(connection)
+        forgotten = before is not None and self._recorded is None
+        if self._on_clip_model and (forgotten or wanted != self._settings.clip_model):
+            self._on_clip_model(wanted)
         elif self._has_files and time.monotonic() >= self._next_files:
             self._next_files = time.monotonic() + _FILES_INTERVAL_SECONDS
             if changed := find_changed_files(connection, self._media, self._stop):

@@ -9,7 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from uuid import UUID, uuid4
 
 import psycopg
@@ -21,7 +21,7 @@ from indexer.media import MediaAwayError
 from indexer.metrics import Metrics
 from indexer.models.types import ModelUnavailable, TimeLimitError
 from indexer.process import Processor
-from indexer.queue import ClipModelChangedError, Failure, Job, Outcome, Task
+from indexer.queue import ClipModelChangedError, Failure, Job, Outcome, Task, WriteLostError
 from indexer.settings import Settings
 from indexer.shared import SharedEngine
 from indexer.write_back import WriteBack
@@ -36,6 +36,8 @@ _OUTAGE_SECONDS = 10.0
 _RATE_WINDOW_SECONDS = 60.0
 # Outcomes are written when this many are ready, so that results are searchable soon.
 _WRITE_EVERY = 8
+# Whatever the database's own limit is: results of one photo that take longer are a fault of theirs.
+_STATEMENT_TIMEOUT = "SET statement_timeout = '60s'"
 
 
 class Worker:
@@ -71,7 +73,8 @@ class Worker:
         self._lock = threading.Lock()
         self._others = threading.Lock()  # held by every lane but the first while it works
         self._leases: set[UUID] = set()
-        self._owed: set[UUID] = set()
+        # Leases to be given back when the database is there again, and photos that may be why not.
+        self._owed: dict[UUID, frozenset[UUID]] = {}
         self._done = 0
         self._failed = 0
         self._recent: deque[float] = deque()
@@ -119,30 +122,45 @@ class Worker:
         backoff = 0.5
         while not self._stop.is_set():
             try:
-                with connect(self._url) as connection:
-                    backoff = 0.5
-                    self._give_back(connection)
+                with self._connect() as connection:
                     while not self._stop.is_set():
                         self._step(connection, number)
-            except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+                        backoff = 0.5
+            except psycopg.Error as error:
                 log.warning("database: %s; again in %.1f s", str(error).strip(), backoff)
                 self._stop.wait(backoff)
                 backoff = min(backoff * 2, 30.0)
             except Exception:
                 log.exception("unexpected; the claimed jobs are free again after their lease")
                 self._stop.wait(_OUTAGE_SECONDS)
+        if self._owed:
+            with suppress(psycopg.Error):
+                self._connect().close()
 
-    def _give_back(self, connection: Connection) -> None:
-        """Release what was claimed when the database went away: an outage is charged to nobody."""
-        with self._lock:
-            owed, self._owed = self._owed, set()
+    def _connect(self) -> Connection:
+        """A connection; what was claimed when the last one was lost is given back first.
+
+        An outage of the database is charged to nobody, and no lease of ours ends because of it.
+        """
+        connection = connect(self._url)
         try:
-            for token in owed:
-                queue.release(connection, token)
-        except psycopg.Error:
+            connection.execute(_STATEMENT_TIMEOUT)
             with self._lock:
-                self._owed |= owed
+                owed, self._owed = self._owed, {}
+                kept = list(self._leases)
+            try:
+                for token in kept:
+                    queue.renew(connection, token, self._settings.lease_seconds)
+                for token, charged in list(owed.items()):
+                    queue.release(connection, token, charged=charged)
+                    del owed[token]
+            finally:
+                with self._lock:
+                    self._owed |= owed
+        except BaseException:
+            connection.close()
             raise
+        return connection
 
     def _step(self, connection: Connection, number: int) -> None:
         """Claim a batch and work through it, or wait for a reason to look again.
@@ -161,32 +179,36 @@ class Worker:
 
     def _claim_and_work(self, connection: Connection, *, suspects: bool) -> bool:
         tasks = self._tasks(connection)
-        jobs = queue.claim(
-            connection,
-            tasks,
-            self._settings.batch_size * len(tasks),
-            self._settings.lease_seconds,
-            self._settings.max_attempts,
-            suspects,
-        )
-        if not jobs:
-            write_back.flush(connection, self._beside())
-            return False
-        token = jobs[0].token
+        queue.take_missed(connection)
+        token = uuid4()
+        charged: frozenset[UUID] = frozenset()
         with self._lock:
             self._leases.add(token)
         try:
-            with self._others if jobs[0].suspect else nullcontext():
-                self._work(connection, token, jobs)
-        except psycopg.Error:
-            if connection.closed:
-                with self._lock:
-                    self._owed.add(token)
+            jobs = queue.claim(
+                connection,
+                token,
+                tasks,
+                self._settings.batch_size * len(tasks),
+                self._settings.lease_seconds,
+                self._settings.max_attempts,
+                suspects,
+            )
+            if jobs:
+                with self._others if jobs[0].suspect else nullcontext():
+                    self._work(connection, token, jobs)
+        except psycopg.Error as error:
+            if isinstance(error, WriteLostError):
+                charged = error.asset_ids
+            with self._lock:
+                self._owed[token] = charged
             raise
         finally:
             with self._lock:
                 self._leases.discard(token)
-        return True
+        if not jobs:
+            write_back.flush(connection, self._beside())
+        return bool(jobs)
 
     def _tasks(self, connection: Connection) -> list[Task]:
         """What can be done now. CLIP jobs wait while the model is away or isn't the index's."""
@@ -220,9 +242,10 @@ class Worker:
                 log.warning("%s; the jobs wait", outage)
                 delay = _OUTAGE_SECONDS
             except TimeLimitError as slow:
-                # As if the worker had died of it: after their lease the photos come one by one.
+                # As if the worker had died of it: the photos come one by one now.
                 log.warning("%s, and which photo it was isn't known", slow)
                 self._write(connection, token, ready)
+                queue.release(connection, token, charged={job.asset_id for job in jobs})
                 return
             self._write(connection, token, ready)
         except ClipModelChangedError as changed:
@@ -291,7 +314,7 @@ class Worker:
 
     def _beat(self, connection: Connection) -> None:
         with self._lock:
-            leases = list(self._leases)
+            leases = [*self._leases, *self._owed]
             while self._recent and self._recent[0] < time.monotonic() - _RATE_WINDOW_SECONDS:
                 self._recent.popleft()
             rate = len(self._recent) / _RATE_WINDOW_SECONDS

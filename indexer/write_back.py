@@ -56,10 +56,11 @@ def note(
 
 
 def flush(connection: Connection, beside: WriteBack) -> None:
-    """Write what waits to Immich's tables, and take the tags of ended requests off."""
-    while fetch_value(
-        connection, "SELECT indexer_v1.flush_write_back(100, %s)", [beside.embeddings]
-    ):
+    """Write what waits to Immich's tables, and take the tags of ended requests off.
+
+    A photo at a time: whoever holds several may end in a deadlock with Immich.
+    """
+    while fetch_value(connection, "SELECT indexer_v1.flush_write_back(1, %s)", [beside.embeddings]):
         pass
-    while fetch_value(connection, "SELECT indexer_v1.settle_tags(100)"):
+    while fetch_value(connection, "SELECT indexer_v1.settle_tags(1)"):
         pass

@@ -39,7 +39,12 @@ _PARAMETERS: dict[str, Any] = {
     "keepalives_idle": 30,
     "keepalives_interval": 10,
     "keepalives_count": 3,
+    "tcp_user_timeout": 60_000,  # the same, where something was sent and isn't acknowledged
 }
+
+# A client that froze, or whose machine went, in the middle of a transaction would hold its locks
+# until the server's own keepalives notice, after hours: Immich would wait for them.
+_IDLE_IN_TRANSACTION = "SET idle_in_transaction_session_timeout = '30s'"
 
 _VECTOR_SCHEMA = (
     "SELECT n.nspname FROM pg_catalog.pg_extension e"
@@ -108,11 +113,17 @@ def connect(url: str, *, autocommit: bool = True, **parameters: str | int) -> Co
     address(url)
     connection = psycopg.connect(url, autocommit=autocommit, **{**_PARAMETERS, **parameters})
     try:
-        register_vectors(connection)
+        _configure(connection)
     except BaseException:
         connection.close()
         raise
     return connection
+
+
+def _configure(connection: Connection) -> None:
+    with connection.transaction():
+        connection.execute(_IDLE_IN_TRANSACTION)
+    register_vectors(connection)
 
 
 def register_vectors(connection: Connection) -> None:
@@ -149,7 +160,7 @@ def pool(
         kwargs={**_PARAMETERS, "autocommit": autocommit},
         min_size=min_size,
         max_size=max_size,
-        configure=register_vectors,
+        configure=_configure,
         check=ConnectionPool.check_connection,
         open=True,
         name=APPLICATION_NAME,

@@ -63,6 +63,7 @@ if sys.platform == "linux":
 _TRANSIENT = (
     "lock file",  # postmaster.pid of a killed server
     "shared memory block",  # its backends are still going
+    "another server might be running",  # it recovers from a crash, and doesn't answer yet
     "could not create any TCP/IP sockets",  # somebody was faster at this port
 )
 

@@ -6,6 +6,7 @@ checked before a pixel is decoded, and whatever a decoder raises becomes an ``Im
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
@@ -70,13 +71,15 @@ def read(path: Path, *, max_bytes: int) -> bytes:
     """Return the bytes of a file.
 
     Raises:
-        OSError: the file isn't there or can't be read; unchanged.
+        OSError: the file isn't there or can't be read; unchanged. Or somebody is writing it.
         ImageError: it is larger than `max_bytes`, or a pipe or a device, which never end.
     """
     with _regular_file(path) as file:
-        _check_bytes(os.fstat(file.fileno()).st_size, max_bytes)
-        data = file.read(max_bytes + 1)  # it may grow meanwhile
-        _check_bytes(len(data), max_bytes)
+        size = os.fstat(file.fileno()).st_size
+        _check_bytes(size, max_bytes)
+        data = file.read(size + 1)  # not max_bytes: every photo would take that much memory
+        if len(data) > size:
+            raise OSError(errno.EAGAIN, "it grows, somebody is writing it")
         return data
 
 

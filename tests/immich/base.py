@@ -66,6 +66,11 @@ class Rows:
     def close(self) -> None:
         self.db.close()
 
+    def reconnect(self) -> None:
+        """A new connection, as Immich takes from its pool. Raises psycopg.OperationalError."""
+        self.db.close()
+        self.db = self._connect()
+
     def preview_path(self, asset: UUID, *, edited: bool = False) -> Path:
         """Where the preview is here."""
         condition = "" if self.variant == "2.3" else ' AND "isEdited" = %s'

@@ -153,6 +153,16 @@ class FakeImmich(Rows):
         if self.variant != "2.3":
             self._rewrite_search_text(asset, "")
 
+    def replace_preview(self, asset: UUID, data: bytes) -> None:
+        """Thumbnails made again from another picture, at the same paths: a new `thumbhash`.
+
+        From Immich's code: the files, then the upsert of their rows, then `asset`.
+        """
+        image = media.upright(data)
+        assert image
+        self._make_thumbnails(asset, media.preview(image), media.thumbnail(image))
+        self._update_asset(asset, thumbhash=hashlib.sha1(image.tobytes()).digest())
+
     def change_on_disk(self, asset: UUID, data: bytes) -> None:
         """Another preview at the same path, and nothing in the database (§2, last row)."""
         self.preview_path(asset).write_bytes(data)

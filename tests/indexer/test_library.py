@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from indexer import library
 from indexer.library import Changes, owner_of, scan
 from pg.connect import Connection, connect
 from pg.migrate import create_library_tables, migrate
@@ -107,6 +109,43 @@ def test_renamed_is_another_photo(db: Connection, photos: Path) -> None:
     (photos / "a.jpg").rename(photos / "z.jpg")
     assert scan(db, photos) == Changes(added=1, changed=0, removed=1, total=2)
     assert names(db) == ["b.PNG", "z.jpg"]
+
+
+def test_an_empty_folder_is_not_mounted(
+    db: Connection, photos: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whatever was in it stays in the index, and is there when it is mounted again."""
+    scan(db, photos)
+    take_jobs(db)
+    away = photos.rename(photos.with_name("away"))
+    photos.mkdir()
+    assert scan(db, photos) == Changes(added=0, changed=0, removed=0, total=2)
+    assert "is it mounted?" in caplog.text
+    photos.rmdir()
+    away.rename(photos)
+    assert scan(db, photos) == Changes(added=0, changed=0, removed=0, total=2)
+    assert take_jobs(db) == []
+
+
+def test_a_folder_that_is_mounted_and_has_no_photos_any_more(db: Connection, photos: Path) -> None:
+    scan(db, photos)
+    (photos / "a.jpg").unlink()
+    (photos / "2024" / "b.PNG").unlink()
+    assert scan(db, photos) == Changes(added=0, changed=0, removed=2, total=0)
+
+
+def test_a_folder_that_goes_away_during_the_scan(
+    db: Connection, photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scan(db, photos)
+
+    def walk(folder: Path, unreadable: list[str]) -> Iterator[tuple[str, os.stat_result]]:
+        shutil.rmtree(folder)
+        folder.mkdir()
+        yield from ()
+
+    monkeypatch.setattr(library, "_files", walk)
+    assert scan(db, photos).removed == 0
 
 
 def test_removed_takes_its_results_along(db: Connection, photos: Path) -> None:

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 
 import psycopg
 import pytest
-from proxy import Proxy
 
+from faults.proxy import Proxy
 from indexer import listener as module
 from indexer.listener import CHANNEL, Listener, Wake
 from pg.connect import connect

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from immich.events import FakeImmich
+from indexer import queue
 from indexer import reconcile as module
 from indexer.media import Media
 from indexer.models.types import OcrOptions
@@ -220,6 +221,7 @@ def test_it_follows_a_folder(
         reconciler = running(Reconciler(Settings(), url, reader, tmp_path))
         (tmp_path / "a.jpg").write_bytes(b"x")
         wait_for(lambda: fetch_value(connection, "SELECT count(*) = 2 FROM indexer_v1.job"))
+        (tmp_path / "note.txt").write_text("mounted, and no photos in it")
         (tmp_path / "a.jpg").unlink()
         wait_for(lambda: fetch_value(connection, "SELECT count(*) = 0 FROM indexer_v1.job"))
         reconciler.stop()
@@ -233,6 +235,23 @@ def test_it_says_when_immich_has_another_clip_model(
     indexed_immich.change_clip_model("cn-clip/RN50__openai", 1024)
     running(Reconciler(SETTINGS, indexed_immich.url, reader, on_clip_model=heard.append))
     wait_for(lambda: heard == ["RN50"])
+
+
+def test_it_says_when_the_database_has_forgotten_the_clip_model(
+    indexed_immich: FakeImmich,
+    running: Callable[[Reconciler], Reconciler],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """After a fail-over to a copy from before us: who starts anew records one."""
+    monkeypatch.setattr(module, "INTERVAL_SECONDS", 0.05)
+    heard: list[str] = []
+    with connect(indexed_immich.url) as connection:
+        queue.use_clip_model(connection, "stand-in", 64)
+        reconciler = Reconciler(SETTINGS, indexed_immich.url, reader, on_clip_model=heard.append)
+        running(reconciler)
+        wait_for(lambda: reconciler._recorded)
+        connection.execute("DELETE FROM indexer_v1.setting WHERE name = 'clip_model'")
+        wait_for(lambda: heard == ["stand-in"])
 
 
 def test_stopping_what_never_began() -> None:

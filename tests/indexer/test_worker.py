@@ -16,14 +16,14 @@ from contextlib import ExitStack
 from io import BytesIO
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import msgspec
 import pytest
 from inferences import LINE, Inferences
 from PIL import Image
-from proxy import Proxy
 
+from faults.proxy import Proxy
 from immich.base import load_schema
 from immich.events import FakeImmich
 from indexer import queue, worker
@@ -351,6 +351,7 @@ def test_a_lost_connection_charges_nobody(desk: Desk, engine: Inferences) -> Non
         gate = following
     gate.open()
     desk.wait_for(IDLE)
+    desk.wait_for(lambda: len(desk.outcomes) == 2)
     assert [(outcome.job.attempts, outcome.job.suspect) for outcome in desk.outcomes] == [
         (1, False)
     ] * 2
@@ -397,7 +398,7 @@ def test_leases_last_as_long_as_the_work(desk: Desk, engine: Inferences) -> None
     desk.wait_for(lambda: desk.ask(LEASED) == 4)
     first = desk.ask("SELECT min(lease_until) FROM indexer_v1.job")
     while desk.ask("SELECT now() < %s + interval '2 seconds'", first):
-        assert queue.claim(desk.db, ["ocr", "clip"], 10, 60, 3, True) == []
+        assert queue.claim(desk.db, uuid4(), ["ocr", "clip"], 10, 60, 3, True) == []
         time.sleep(0.05)
     gate.open()
     desk.wait_for(IDLE)

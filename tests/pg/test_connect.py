@@ -21,6 +21,7 @@ from pg.connect import (
     register_vectors,
     wait_until_reachable,
 )
+from pg.query import fetch_value
 
 SECRET = "s3cret"
 
@@ -88,6 +89,14 @@ def test_connection_is_named_and_commits_by_itself(database: str) -> None:
     with connect(database, autocommit=False, options="-c statement_timeout=1234") as connection:
         assert connection.execute("SHOW statement_timeout").fetchone() == ("1234ms",)
         assert connection.info.transaction_status == TransactionStatus.INTRANS
+
+
+def test_who_freezes_in_a_transaction_holds_its_locks_for_seconds(database: str) -> None:
+    show = "SHOW idle_in_transaction_session_timeout"
+    with connect(database) as connection:
+        assert fetch_value(connection, show) == "30s"
+    with pool(database, max_size=1) as connections, connections.connection() as connection:
+        assert fetch_value(connection, show) == "30s"
 
 
 def test_vectors_go_in_and_out(vectors: str) -> None:

@@ -30,6 +30,7 @@ from indexer.queue import (
     Text,
     Unchanged,
     Vector,
+    WriteLostError,
 )
 from pg.connect import Connection, connect
 from pg.query import fetch_one, fetch_value
@@ -78,7 +79,7 @@ def claim(
     max_attempts: int = MAX_ATTEMPTS,
     suspects: bool = True,
 ) -> list[Job]:
-    return queue.claim(connection, tasks, count, lease, max_attempts, suspects)
+    return queue.claim(connection, uuid4(), tasks, count, lease, max_attempts, suspects)
 
 
 def result(job: Job, text: str = "发票") -> Outcome:
@@ -326,7 +327,8 @@ def test_a_worker_that_dies_each_time_ends_in_a_dead_letter(db: Connection) -> N
         crash(db)
     assert claim(db) == []
     reasons = jobs(db, "last_error, dead_at IS NOT NULL, lease_token")
-    assert reasons == [("the worker ended 3 times while it worked on this photo", True, None)] * 2
+    reason = "the worker ended 3 times while it worked on this photo, or the database's session did"
+    assert reasons == [(reason, True, None)] * 2
     status, ended = answer(db, number)
     assert ended
     assert status.startswith("failed: ")
@@ -901,3 +903,80 @@ def test_states_for_people(db: Connection) -> None:
         *(("ocr", state, 1) for state in ("dead", "retrying", "running", "waiting")),
     ]
     assert running
+
+
+# Outages, and what may be at fault for one
+
+
+def test_a_claim_whose_answer_is_lost_is_given_back(db: Connection) -> None:
+    """Whoever asked knows the lease's name, if not what was claimed."""
+    add_assets(db, 3)
+    token = uuid4()
+    queue.claim(db, token, BOTH, 100, 60, MAX_ATTEMPTS, True)
+    assert queue.release(db, token) == 6
+    assert {(job.attempts, job.suspect) for job in claim(db)} == {(1, False)}
+
+
+def test_given_back_and_charged(db: Connection) -> None:
+    """One of them may have ended the session: it comes alone, after the others, and later."""
+    bad, good = add_assets(db, 2)
+    jobs_ = claim(db)
+    queue.release(db, jobs_[0].token, charged=[bad])
+    again = claim(db)
+    assert {(job.asset_id, job.attempts) for job in again} == {(good, 1)}
+    due(db)
+    alone = claim(db)
+    assert {(job.asset_id, job.attempts, job.suspect) for job in alone} == {(bad, 2, True)}
+
+
+@pytest.mark.parametrize("code", ["57014", "XX000"])
+def test_a_session_that_gives_up_while_it_writes(db: Connection, code: str) -> None:
+    """Cancelled, or an internal error: perhaps because of what is written."""
+    add_assets(db, 2)
+    claimed = claim(db, tasks=["ocr"])
+    db.execute(
+        f"""
+        CREATE FUNCTION bad() RETURNS trigger LANGUAGE plpgsql
+        AS $$ BEGIN RAISE 'on purpose' USING ERRCODE = '{code}'; END $$;
+        CREATE TRIGGER bad BEFORE INSERT ON indexer_v1.ocr EXECUTE FUNCTION bad()
+        """.encode()
+    )
+    with pytest.raises(WriteLostError) as lost:
+        finish(db, [result(job) for job in claimed])
+    assert lost.value.asset_ids == {job.asset_id for job in claimed}
+
+
+@pytest.mark.parametrize("code", ["53100", "57P01", "25006"])
+def test_an_outage_while_it_writes(db: Connection, code: str) -> None:
+    """The disk is full, the server is shut down, or only read from: nobody's fault."""
+    add_asset(db)
+    claimed = claim(db, tasks=["ocr"])
+    db.execute(
+        f"""
+        CREATE FUNCTION bad() RETURNS trigger LANGUAGE plpgsql
+        AS $$ BEGIN RAISE 'on purpose' USING ERRCODE = '{code}'; END $$;
+        CREATE TRIGGER bad BEFORE INSERT ON indexer_v1.ocr EXECUTE FUNCTION bad()
+        """.encode()
+    )
+    with pytest.raises(psycopg.Error) as outage:
+        finish(db, [result(job) for job in claimed])
+    assert not isinstance(outage.value, WriteLostError)
+    assert outage.value.sqlstate == code
+
+
+def test_a_clock_that_was_wrong(db: Connection) -> None:
+    """What was written by a clock that is set back now neither rests nor is leased for so long."""
+    add_assets(db, 4)
+    ahead = claim(db, tasks=["clip"])
+    fail(db, ahead[0])
+    before = jobs(db, "asset_id, task, next_at, lease_until")
+    undo = "SELECT indexer_v1.undo_clock_jump('60 s')"
+    assert fetch_value(db, undo) == 0  # a pause and leases as they should be
+    assert jobs(db, "asset_id, task, next_at, lease_until") == before
+    db.execute(
+        "UPDATE indexer_v1.job SET next_at = next_at + interval '3 hours',"
+        " lease_until = lease_until + interval '3 hours'"
+    )
+    assert claim(db) == []
+    assert fetch_value(db, undo) == 8
+    assert len(claim(db)) + len(claim(db)) > 2

@@ -276,11 +276,43 @@ def test_a_lock_of_ours_does_not_hold_immich_up(
     with connect(immich.url) as connection, connection.transaction():
         connection.execute(lock.encode())
         immich.db.execute("UPDATE asset SET thumbhash = 'x' WHERE id = %s", [asset])
+        with connect(immich.url) as other:
+            other.execute("SET lock_timeout = '5s'")
+            if "LOCK TABLE" not in lock:
+                assert queue.take_missed(other) == 0  # and who sweeps doesn't wait either
     assert warnings == [
-        "immich-indexer: UPDATE asset not queued: canceling statement due to lock timeout"
+        "immich-indexer: UPDATE asset queued later: canceling statement due to lock timeout"
     ]
     thumbhash = immich.db.execute("SELECT thumbhash FROM asset").fetchall()
     assert thumbhash == [(b"x",)]
+    with connect(immich.url) as connection:
+        connection.execute("DELETE FROM indexer_v1.job")
+        assert queue.take_missed(connection) == 1
+        assert queue.take_missed(connection) == 0
+    assert [task for task, _ in jobs(immich, asset)] == ["clip", "ocr"]
+
+
+def test_one_that_is_held_does_not_keep_other_missed_ones_waiting(
+    indexed_immich: FakeImmich,
+) -> None:
+    immich = indexed_immich
+    held, free, gone = (immich.upload(picture()) for _ in range(3))
+    jobs(immich)
+    immich.db.execute("INSERT INTO indexer_v1.job VALUES (%s, 'ocr')", [held])
+    missed = "INSERT INTO indexer_v1.missed SELECT unnest(%s::uuid[])"
+    immich.db.execute(missed, [[held, free, free, gone]])
+    immich.delete(gone)
+    with connect(immich.url) as connection, connection.transaction():
+        connection.execute("SELECT FROM indexer_v1.job FOR UPDATE")
+        with connect(immich.url) as sweeper:
+            while jobs(immich, free) != BOTH:
+                queue.take_missed(sweeper)
+            assert immich.db.execute("SELECT FROM indexer_v1.job").rowcount == 1
+    with connect(immich.url) as sweeper:
+        while queue.take_missed(sweeper):
+            pass
+    assert jobs(immich) == BOTH
+    assert immich.db.execute("SELECT FROM indexer_v1.missed").rowcount == 0
 
 
 def test_immichs_own_lock_timeout_is_left_alone(

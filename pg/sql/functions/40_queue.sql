@@ -80,9 +80,12 @@ $$;
 -- A suspect was claimed before and neither ended nor failed: its worker died, perhaps of it. It is
 -- taken alone (with the same photo's other task), so that it takes no neighbour along, and only
 -- where the caller says that nothing else will run beside it.
+--
+-- Who names the lease (new_token) can give it back even if this answer never arrives.
+DROP FUNCTION IF EXISTS indexer_v1.claim(text[], integer, interval, integer, boolean);
 CREATE OR REPLACE FUNCTION indexer_v1.claim(
     tasks text[], max_jobs integer, lease interval, max_attempts integer,
-    suspects boolean DEFAULT true)
+    suspects boolean DEFAULT true, new_token uuid DEFAULT gen_random_uuid())
 RETURNS TABLE (
     asset_id uuid, task text, revision bigint, attempts smallint, force boolean,
     token uuid, path text, known_hash bytea, known_model text, suspect boolean)
@@ -92,9 +95,8 @@ SET plan_cache_mode = force_custom_plan
 AS $$
 #variable_conflict use_column
 DECLARE
-    new_token uuid := gen_random_uuid();
-    head      record;
-    reason    text;
+    head   record;
+    reason text;
 BEGIN
     -- One at a time: two at once would share out the tasks of one photo, and both would read it.
     PERFORM pg_advisory_xact_lock(hashtext('indexer_v1.claim'));
@@ -111,7 +113,8 @@ BEGIN
             RETURN;
         END IF;
         EXIT WHEN head.attempts < claim.max_attempts;
-        reason := 'the worker ended ' || head.attempts || ' times while it worked on this photo';
+        reason := 'the worker ended ' || head.attempts || ' times while it worked on this photo,'
+                  ' or the database''s session did';
         UPDATE indexer_v1.job j SET
             dead_at = now(), last_error = reason, lease_until = NULL, lease_token = NULL
         WHERE j.asset_id = head.asset_id AND j.task = head.task;
@@ -242,6 +245,14 @@ BEGIN
 END
 $$;
 
+-- How long a job rests after its so many-th attempt.
+CREATE OR REPLACE FUNCTION indexer_v1.pause_after(attempts integer) RETURNS interval
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT interval '5 seconds' * power(2, least(attempts, 10))
+$$;
+
 -- Didn't work. Tried again later, each time twice as late, unless trying again can't help or the
 -- attempts are used up: then it is dead, with its reason, until its picture changes, somebody asks
 -- for it, or `requeue`.
@@ -272,7 +283,7 @@ BEGIN
     UPDATE indexer_v1.job SET
         lease_until = NULL, lease_token = NULL, last_error = left(error, 2000),
         dead_at = CASE WHEN die THEN now() END,
-        next_at = now() + interval '5 seconds' * power(2, least(j.attempts, 10))
+        next_at = now() + indexer_v1.pause_after(j.attempts)
     WHERE asset_id = asset AND task = failed_task;
     IF die THEN
         PERFORM indexer_v1.stamp_reprocess(asset, failed_task, left(error, 2000));
@@ -284,7 +295,10 @@ $$;
 
 -- Give everything of this lease back, uncharged: the worker stops, or something all photos need
 -- (the media folder, the model) is away. What another transaction holds stays until its lease ends.
-CREATE OR REPLACE FUNCTION indexer_v1.release(token uuid, delay interval DEFAULT '0')
+-- Charged are those that may themselves have ended the database's session: they become suspects.
+DROP FUNCTION IF EXISTS indexer_v1.release(uuid, interval);
+CREATE OR REPLACE FUNCTION indexer_v1.release(
+    token uuid, delay interval DEFAULT '0', charged uuid[] DEFAULT '{}')
 RETURNS bigint
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -293,8 +307,10 @@ DECLARE
     released bigint;
 BEGIN
     UPDATE indexer_v1.job j SET
-        attempts = greatest(j.attempts - 1, 0), lease_until = NULL, lease_token = NULL,
-        next_at = now() + delay
+        attempts = greatest(j.attempts - (j.asset_id <> ALL (charged))::integer, 0),
+        lease_until = NULL, lease_token = NULL,
+        next_at = now() + CASE WHEN j.asset_id = ANY (charged)
+                               THEN indexer_v1.pause_after(j.attempts) ELSE delay END
     FROM (
         SELECT mine.asset_id, mine.task FROM indexer_v1.job mine
         WHERE mine.lease_token = token FOR UPDATE SKIP LOCKED
@@ -379,9 +395,35 @@ BEGIN
               END
         GROUP BY t.task
     LOOP
-        enqueued := enqueued + indexer_v1.enqueue(lost.ids, ARRAY[lost.task], -1);
+        -- Those that Immich is deleting are left: who waits for one and holds others may deadlock.
+        SELECT coalesce(array_agg(free.id), '{}') INTO page FROM (
+            SELECT a.id FROM public.asset a WHERE a.id = ANY (lost.ids) FOR KEY SHARE SKIP LOCKED
+        ) AS free;
+        enqueued := enqueued + indexer_v1.enqueue(page, ARRAY[lost.task], -1);
     END LOOP;
 END
+$$;
+
+-- The server's clock was wrong when these were written, and has been set back: nothing rests that
+-- long. Without this they would wait until the clock is there again. A worker that still works on
+-- one has renewed its lease in the meantime.
+CREATE OR REPLACE FUNCTION indexer_v1.undo_clock_jump(lease interval) RETURNS bigint
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH late AS (
+        SELECT asset_id, task FROM indexer_v1.job
+        WHERE dead_at IS NULL
+          AND (next_at > now() + indexer_v1.pause_after(attempts) + interval '1 minute'
+               OR lease_until > now() + 2 * lease + interval '1 minute')
+        ORDER BY 1, 2 FOR UPDATE SKIP LOCKED
+    ), moved AS (
+        UPDATE indexer_v1.job j
+        SET next_at = least(j.next_at, now()), lease_until = least(j.lease_until, now())
+        FROM late l WHERE j.asset_id = l.asset_id AND j.task = l.task
+        RETURNING 1
+    )
+    SELECT count(*) FROM moved
 $$;
 
 -- Requests whose photo has gone while they waited would wait for ever.

@@ -1,13 +1,63 @@
 -- Events in Immich's tables become jobs. A trigger function here must never fail the transaction
--- it runs in: every error is swallowed with a warning, and the periodic backfill finds what was
--- missed. No wait on our locks longer than two seconds.
+-- it runs in, nor hold it up: every error is swallowed with a warning, and no wait on our locks is
+-- longer than a quarter of a second. What couldn't be queued is noted in `missed`, and queued as
+-- soon as it can be; should even that fail, the periodic backfill finds photos without a result.
 --
 -- Columns are read through to_jsonb: UPDATE OF or WHEN (column) would block Immich's own ALTERs.
+
+-- For the triggers' exception handlers: they must not fail either.
+CREATE OR REPLACE FUNCTION indexer_v1.note_missed(assets uuid[], event text, error text)
+RETURNS void
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET lock_timeout = '250ms'
+AS $$
+BEGIN
+    INSERT INTO indexer_v1.missed (asset_id) SELECT DISTINCT unnest(assets);
+    IF FOUND THEN
+        PERFORM pg_notify('indexer_v1', '');
+        RAISE WARNING 'immich-indexer: % queued later: %', event, error;
+    ELSE
+        RAISE WARNING 'immich-indexer: % not queued: %', event, error;
+    END IF;
+EXCEPTION WHEN OTHERS THEN
+    RAISE WARNING 'immich-indexer: % not queued: %', event, error;
+END
+$$;
+
+-- Queue what was missed, as far as nobody holds it any more. In no order: one that is held for long
+-- must not keep the others waiting. Returns how many photos.
+CREATE OR REPLACE FUNCTION indexer_v1.take_missed() RETURNS bigint
+LANGUAGE plpgsql VOLATILE
+SET search_path = pg_catalog, pg_temp
+SET lock_timeout = '100ms'
+AS $$
+DECLARE
+    late  uuid;
+    taken bigint := 0;
+BEGIN
+    FOR late IN
+        SELECT m.asset_id FROM (SELECT DISTINCT asset_id FROM indexer_v1.missed) AS m
+        ORDER BY random() LIMIT 100
+    LOOP
+        BEGIN
+            DELETE FROM indexer_v1.missed m WHERE m.asset_id = late;
+            IF indexer_v1.preview_path(late) IS NOT NULL THEN
+                PERFORM indexer_v1.enqueue(ARRAY[late]);
+            END IF;
+            taken := taken + 1;
+        EXCEPTION WHEN lock_not_available OR foreign_key_violation THEN
+            EXIT; -- held still, or deleted this moment
+        END;
+    END LOOP;
+    RETURN taken;
+END
+$$;
 
 CREATE OR REPLACE FUNCTION indexer_v1.on_asset_file() RETURNS trigger
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
-SET lock_timeout = '2s'
+SET lock_timeout = '250ms'
 AS $$
 DECLARE
     changed uuid[];
@@ -35,7 +85,7 @@ BEGIN
     END IF;
     RETURN NULL;
 EXCEPTION WHEN OTHERS THEN
-    RAISE WARNING 'immich-indexer: % % not queued: %', TG_OP, TG_TABLE_NAME, SQLERRM;
+    PERFORM indexer_v1.note_missed(changed, TG_OP || ' ' || TG_TABLE_NAME, SQLERRM);
     RETURN NULL;
 END
 $$;
@@ -45,7 +95,7 @@ $$;
 CREATE OR REPLACE FUNCTION indexer_v1.on_asset() RETURNS trigger
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
-SET lock_timeout = '2s'
+SET lock_timeout = '250ms'
 AS $$
 DECLARE
     changed uuid[];
@@ -59,7 +109,7 @@ BEGIN
     END IF;
     RETURN NULL;
 EXCEPTION WHEN OTHERS THEN
-    RAISE WARNING 'immich-indexer: % % not queued: %', TG_OP, TG_TABLE_NAME, SQLERRM;
+    PERFORM indexer_v1.note_missed(changed, TG_OP || ' ' || TG_TABLE_NAME, SQLERRM);
     RETURN NULL;
 END
 $$;
@@ -95,7 +145,7 @@ CREATE OR REPLACE TRIGGER immich_indexer BEFORE INSERT ON indexer_v1.reprocess
 CREATE OR REPLACE FUNCTION indexer_v1.on_tag_asset() RETURNS trigger
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
-SET lock_timeout = '2s'
+SET lock_timeout = '250ms'
 AS $$
 BEGIN
     INSERT INTO indexer_v1.reprocess (asset_id, task, tag_id)
@@ -117,7 +167,7 @@ $$;
 CREATE OR REPLACE FUNCTION indexer_v1.on_ocr_search() RETURNS trigger
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
-SET lock_timeout = '2s'
+SET lock_timeout = '250ms'
 AS $$
 BEGIN
     INSERT INTO indexer_v1.write_back (asset_id, what)

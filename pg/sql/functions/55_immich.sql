@@ -80,7 +80,9 @@ AS $$
 DECLARE
     read indexer_v1.ocr;
 BEGIN
-    SELECT * INTO read FROM indexer_v1.ocr o WHERE o.asset_id = asset;
+    -- Locked: a newer result that is just being written found its row in write_back, and wouldn't
+    -- be written to Immich if the old one were read here.
+    SELECT * INTO read FROM indexer_v1.ocr o WHERE o.asset_id = asset FOR SHARE;
     IF NOT FOUND THEN
         RETURN;
     END IF;
@@ -111,6 +113,7 @@ LANGUAGE plpgsql VOLATILE
 SET search_path FROM CURRENT
 AS $$
 BEGIN
+    PERFORM FROM indexer_v1.clip c WHERE c.asset_id = asset FOR SHARE; -- as in write_back_ocr
     INSERT INTO public.smart_search ("assetId", embedding)
     SELECT c.asset_id, c.embedding::vector
     FROM indexer_v1.clip c
@@ -123,7 +126,9 @@ END
 $$;
 
 -- Write what waits, each photo in a subtransaction of its own; one that fails is tried three times
--- in all. with_clip: whether Immich's embeddings are of the same model as the index's.
+-- in all. The photo is locked before the rows that go with it, as Immich does when it deletes it:
+-- the other way round its DELETE could end in a deadlock with this. For the same reason it is best
+-- called for one at a time. with_clip: whether Immich's embeddings are of the same model as the index's.
 CREATE OR REPLACE FUNCTION indexer_v1.flush_write_back(max_rows integer, with_clip boolean)
 RETURNS bigint
 LANGUAGE plpgsql VOLATILE
@@ -139,8 +144,10 @@ BEGIN
         RETURN 0;
     END IF;
     FOR item IN
-        SELECT w.asset_id, w.what, w.attempts FROM indexer_v1.write_back w
-        ORDER BY w.asset_id LIMIT max_rows FOR UPDATE SKIP LOCKED
+        SELECT w.asset_id, w.what, w.attempts
+        FROM indexer_v1.write_back w JOIN public.asset a ON a.id = w.asset_id
+        ORDER BY w.attempts, w.asset_id LIMIT max_rows
+        FOR KEY SHARE OF a SKIP LOCKED FOR UPDATE OF w SKIP LOCKED
     LOOP
         BEGIN
             IF item.what = 'ocr' THEN
@@ -184,9 +191,14 @@ BEGIN
         SELECT r.id, r.asset_id, r.tag_id, r.status LIKE 'failed%' AS failed
         FROM indexer_v1.reprocess r
         WHERE r.tag_id IS NOT NULL AND r.finished_at IS NOT NULL
-        ORDER BY r.id LIMIT max_rows FOR UPDATE SKIP LOCKED
+        ORDER BY random() -- one that can't be settled must not keep the others waiting
+        LIMIT max_rows FOR UPDATE SKIP LOCKED
     LOOP
         BEGIN
+            -- As in flush_write_back. A photo that is gone has no tags to take off.
+            PERFORM FROM public.asset a WHERE a.id = request.asset_id FOR KEY SHARE SKIP LOCKED;
+            CONTINUE WHEN NOT FOUND
+                AND EXISTS (SELECT FROM public.asset a WHERE a.id = request.asset_id);
             IF request.failed THEN
                 PERFORM indexer_v1.put_failed_tag(request.asset_id, request.tag_id);
             END IF;
@@ -219,7 +231,8 @@ BEGIN
     END IF;
     parent := indexer_v1.ensure_tag(tag_owner, 'reprocess', NULL);
     failed := indexer_v1.ensure_tag(tag_owner, 'reprocess/failed', parent);
-    INSERT INTO public.tag_asset ("assetId", "tagId") VALUES (asset, failed)
+    INSERT INTO public.tag_asset ("assetId", "tagId")
+    SELECT a.id, failed FROM public.asset a WHERE a.id = asset -- it may have been deleted
     ON CONFLICT DO NOTHING;
 END
 $$;
