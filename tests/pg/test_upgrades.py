@@ -69,9 +69,13 @@ def everything(connection: Connection) -> dict[str, list[tuple[Any, ...]]]:
 
 
 def layout_of(connection: Connection) -> list[tuple[object, ...]]:
-    """What `snapshot` sees, and indexes; the order of columns may differ."""
+    """What `snapshot` sees, and indexes; the order of columns may differ.
+
+    An index keeps how carefully it was built (ef_construction): an upgrade builds none anew.
+    """
     indexes = connection.execute(
-        "SELECT 'index', indexname, indexdef FROM pg_indexes WHERE schemaname = 'indexer_v1'"
+        "SELECT 'index', indexname, regexp_replace(indexdef, ' WITH .*', '') FROM pg_indexes"
+        " WHERE schemaname = 'indexer_v1'"
     ).fetchall()
     return sorted([*snapshot(connection), *indexes], key=repr)
 
