@@ -220,10 +220,6 @@ class Rows:
             )
         return UUID(str(row[0]))
 
-    def _copy_tags(self, asset: UUID) -> None:
-        if self.variant != "2.3":
-            self.set_exif(asset, tags=self.tags(asset))
-
     def _owner_of(self, asset: UUID) -> UUID:
         row = self.db.execute('SELECT "ownerId" FROM asset WHERE id = %s', [asset]).fetchone()
         assert row, f"no asset {asset}"

@@ -383,6 +383,10 @@ class FakeImmich(Rows):
         )
         return [value for (value,) in rows]
 
+    def _copy_tags(self, asset: UUID) -> None:
+        if self.variant != "2.3":
+            self.set_exif(asset, tags=self.tags(asset))
+
     def refresh_metadata(self, asset: UUID) -> None:
         """Metadata again: 3.x replaces the asset's tags by those that `asset_exif` remembers.
 
