@@ -59,7 +59,7 @@ _GPU_WIDTH = 320
 
 # The detector is less sure of tilted text, which it finds all the same. At 45 degrees its scores
 # count this much more, so that a threshold keeps what it keeps of level text: of four samples
-# turned by 30, 45 and 60 degrees, 88% of the characters are read at 0.5 instead of 84%.
+# turned by 30, 45 and 60 degrees, a threshold of 0.4 keeps 88% of the characters, 0.5 keeps 84%.
 _TILT_BONUS = 0.25
 
 log = logging.getLogger(__name__)
