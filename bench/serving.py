@@ -134,7 +134,7 @@ def _predict(stage: Stage, kind: Kind, case: str) -> Iterator[Row]:
 def query(stage: Stage) -> Iterator[Row]:
     """A text that somebody searches for is embedded, at rest and while a backfill runs."""
     stage.prepare_clip()
-    numbers = count(1_000_000)
+    numbers = count(2_000_000)  # other texts than the clients': the engine remembers
 
     def ask() -> float:
         return stage.service.call(Service.query, texts(1, next(numbers))[0])
