@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import pytest
 
 from faults.ground import Ground
+from faults.load import storm
 
 long = pytest.mark.faults
 RESTING = "SELECT count(*) > 0 AND bool_and(next_at > now() AND attempts = 0) FROM indexer_v1.job"
@@ -64,14 +65,16 @@ def test_the_media_folder_is_away(ground: Ground, away: object) -> None:
     if away is unmounted and os.geteuid() != 0:
         pytest.skip("only root may mount")
     ground.upload(6)
-    lost = ground.upload()[0]
     assert callable(away)
     with away(ground):
         worker = ground.start(max_attempts=1)
         ground.wait_for(RESTING)
         ground.end(worker)
-    ground.immich.preview_path(lost).unlink()
     ground.start(max_attempts=1)
     with ground.load():
         ground.wait_for("SELECT count(*) > 20 FROM indexer_v1.clip")
+    lost = ground.upload()[0]
+    ground.settle()
+    ground.immich.preview_path(lost).unlink()
+    storm(ground.immich.db, [lost], 1)
     ground.verify(failed=[lost])
