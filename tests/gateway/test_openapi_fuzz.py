@@ -28,7 +28,7 @@ def test_what_is_described_is_what_is_answered(client: httpx.Client) -> None:
     assert len(operations) > 15
     tried = {}
     for operation in operations:
-        if "text/event-stream" not in str(operation.definition.raw["responses"]):  # never ends
+        if operation.path != "/events":  # never ends
             tried[operation.label] = statuses_of(operation, str(client.base_url))
     assert len(tried["POST /search"]) > 1  # some made sense, some didn't
     assert client.get("/ping").text == "pong"
