@@ -85,7 +85,11 @@ BEGIN
     END IF;
     RETURN NULL;
 EXCEPTION WHEN OTHERS THEN
-    PERFORM indexer_v1.note_missed(changed, TG_OP || ' ' || TG_TABLE_NAME, SQLERRM);
+    BEGIN
+        PERFORM indexer_v1.note_missed(changed, TG_OP || ' ' || TG_TABLE_NAME, SQLERRM);
+    EXCEPTION WHEN OTHERS THEN -- a role that has no rights in this schema
+        RAISE WARNING 'immich-indexer: % % not queued: %', TG_OP, TG_TABLE_NAME, SQLERRM;
+    END;
     RETURN NULL;
 END
 $$;
@@ -109,7 +113,11 @@ BEGIN
     END IF;
     RETURN NULL;
 EXCEPTION WHEN OTHERS THEN
-    PERFORM indexer_v1.note_missed(changed, TG_OP || ' ' || TG_TABLE_NAME, SQLERRM);
+    BEGIN
+        PERFORM indexer_v1.note_missed(changed, TG_OP || ' ' || TG_TABLE_NAME, SQLERRM);
+    EXCEPTION WHEN OTHERS THEN -- a role that has no rights in this schema
+        RAISE WARNING 'immich-indexer: % % not queued: %', TG_OP, TG_TABLE_NAME, SQLERRM;
+    END;
     RETURN NULL;
 END
 $$;
