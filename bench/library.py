@@ -1,6 +1,6 @@
 """The libraries, used as their READMEs show: cn-clip eager, RapidOCR with its defaults.
 
-https://github.com/OFA-Sys/Chinese-CLIP#api-use-case, https://pypi.org/project/rapidocr-onnxruntime.
+https://github.com/OFA-Sys/Chinese-CLIP#api-use-case, and that of the package rapidocr-onnxruntime.
 Runs in a process of its own (`Contender`). Everything returns seconds.
 """
 

@@ -42,7 +42,7 @@ _NOT_MIGRATED = (
 
 
 class Queries(Protocol):
-    """What the routes need of a database."""
+    """What the routes need of a database; whoever inherits it gets `fetch_one` from `fetch`."""
 
     async def open(self) -> None:
         """Get ready. The server may be away."""
@@ -59,6 +59,8 @@ class Queries(Protocol):
 
     async def fetch_one(self, sql: str, *values: object) -> Row | None:
         """Run a statement and return its first row, or None."""
+        rows = await self.fetch(sql, *values)
+        return rows[0] if rows else None
 
     async def listen(
         self,
@@ -71,7 +73,7 @@ class Queries(Protocol):
         """Listen on a connection of its own until cancelled; see `indexer.listener.listen`."""
 
 
-class Database:
+class Database(Queries):
     """A pool of connections, made when first needed.
 
     Args:
@@ -127,11 +129,6 @@ class Database:
         except _LOST as error:
             raise self._unavailable(error) from error
 
-    async def fetch_one(self, sql: str, *values: object) -> Row | None:
-        """See `Queries`."""
-        rows = await self.fetch(sql, *values)
-        return rows[0] if rows else None
-
     async def listen(
         self,
         channels: Sequence[str],
@@ -171,7 +168,7 @@ class Database:
         )
 
 
-class NoDatabase:
+class NoDatabase(Queries):
     """In place of a database where the gateway was started without one."""
 
     async def open(self) -> None:
@@ -183,11 +180,6 @@ class NoDatabase:
     async def fetch(self, sql: str, *values: object) -> list[Row]:  # noqa: ARG002
         """Always raises DatabaseUnavailable."""
         raise DatabaseUnavailable("This gateway runs without a database; set DB_URL to search.")
-
-    async def fetch_one(self, sql: str, *values: object) -> Row | None:
-        """Always raises DatabaseUnavailable."""
-        await self.fetch(sql, *values)
-        return None
 
     async def listen(
         self,

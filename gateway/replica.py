@@ -33,7 +33,7 @@ _REPLICA = """
 """
 
 
-class Replica:
+class Replica(Queries):
     """Reads from the replica; from the primary while the replica is away or too far behind.
 
     How far behind is measured by no clock but this process's: the replica is as fresh as the
@@ -102,11 +102,6 @@ class Replica:
     ) -> None:
         """See `Queries`. There is no LISTEN on a replica."""
         await self._primary.listen(channels, heard=heard, listening=listening, lost=lost)
-
-    async def fetch_one(self, sql: str, *values: object) -> Row | None:
-        """See `Queries`."""
-        rows = await self.fetch(sql, *values)
-        return rows[0] if rows else None
 
     def _lose(self, reason: str) -> None:
         self._reason, self._fresh_at = reason, None
