@@ -24,6 +24,7 @@ from indexer import library, queue
 from indexer.immich import ClipModelWatch, adopt, read_config
 from indexer.metrics import Metrics
 from indexer.models.engine import Engine
+from indexer.models.watchdog import supervised
 from indexer.reconcile import Reconciler
 from indexer.settings import Settings
 from indexer.shared import SharedEngine
@@ -38,6 +39,10 @@ SAMPLES = Path(__file__).parent / "samples"
 
 # To answer and to give back what can be, when a thread hangs; a request may take uvicorn's 30 s.
 _LAST_SECONDS = 45.0
+
+# So many times MAX_IMAGE_SECONDS without a sign of life, and the process is ended: converting a
+# model holds the interpreter's lock, too.
+_SILENCES = 5
 
 
 def load_settings() -> Settings:
@@ -126,6 +131,7 @@ def run(settings: Settings, url: str, *, with_gateway: bool, with_worker: bool) 
     with (
         closing(Metrics(url)) as metrics,
         nullcontext() if with_gateway else serve_metrics(settings, metrics),
+        supervised(_SILENCES * settings.max_image_seconds),
     ):
         while _run_once(settings, url, metrics, with_gateway=with_gateway, with_worker=with_worker):
             if with_worker:

@@ -162,6 +162,14 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         float,
         Meta(ge=0, description="What embeds queries leaves it after this long idle. 0: never."),
     ] = 0.0
+    ocr_model: Annotated[
+        str,
+        Meta(
+            description="`PP-OCRv4`, `PP-OCRv6` (`pip install '.[ocr-v6]'`), or a folder with "
+            "`det.onnx`, `rec.onnx` and, where that doesn't hold its characters, `keys.txt`. A "
+            "change reads all photos again."
+        ),
+    ] = "PP-OCRv4"
     ocr_min_box_score: Annotated[
         float, Meta(ge=0, le=1, description="Text boxes below this are dropped when indexing.")
     ] = 0.5

@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 from indexer.models import clip, clip_openvino, clip_torch, openvino_cpu
 from indexer.models.clip import ClipModel, Tower
-from indexer.models.cores import Share
+from indexer.models.cores import Share, share, share_of_texts
 from indexer.models.types import ClipInfo, ModelUnavailable, Side
 from indexer.settings import Settings, SettingsError
 
@@ -43,9 +43,12 @@ class ClipLoader:
     Downloads run in a thread of their own: nobody who asks for an embedding waits for the
     network. Until the weights are there, `get` fails and `problem` says why; a file that
     somebody puts there is found at the next call of either.
+
+    Args:
+        cores: to compute on.
     """
 
-    def __init__(self, settings: Settings, share: Share) -> None:
+    def __init__(self, settings: Settings, cores: int) -> None:
         name = settings.clip_model
         # Chosen in Immich, which takes such names: no reason to end, it can be put right there.
         self._no_such = "/" in name
@@ -58,7 +61,7 @@ class ClipLoader:
         self._device = settings.device
         self._openvino = settings.openvino
         self._precision = settings.precision
-        self._share = share
+        self._shares: dict[Side, Share] = {"image": share(cores), "text": share_of_texts(cores)}
         self._models: dict[Side, ClipModel] = {}
         self._load_lock = threading.Lock()
         self._state_lock = threading.Lock()
@@ -163,7 +166,7 @@ class ClipLoader:
                         self.info.name, root=self._root, device="cpu"
                     ),
                     precision=self._precision,
-                    share=self._share,
+                    share=self._shares[side],
                 )
             except Exception as error:
                 log.warning("CLIP goes on in PyTorch, more slowly: %s", _one_line(error))
@@ -173,9 +176,10 @@ class ClipLoader:
                 side,
                 root=self._root,
                 device=device,
-                threads=self._share.threads,
+                # One number for the whole process: what suits pictures, which are most of the work.
+                threads=self._shares["image"].threads,
             )
-            torch_tower.fit(clip.probe(self.info, side)[:1], self._share.workers)
+            torch_tower.fit(clip.probe(self.info, side)[:1], self._shares["image"].workers)
             tower = torch_tower
         log.info(
             "loaded CLIP %s %s: %s on %s, %.1f s",

@@ -36,6 +36,11 @@ def share(cores: int) -> Share:
     return Share(max(1, cores // threads), threads)
 
 
+def share_of_texts(cores: int) -> Share:
+    """One batch of texts at a time, with several threads: a person waits for it."""
+    return Share(1, min(MOST_THREADS, cores))
+
+
 def available() -> int:
     """Count the cores that this process may use.
 

@@ -10,7 +10,7 @@ from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import Any, TypedDict
 
-from indexer.models import cores, images, memory
+from indexer.models import cores, images, memory, ocr_models
 from indexer.models.batching import BatchThread, EngineClosed, Life, Observe, Run, ThreadStats
 from indexer.models.clip_loader import ClipLoader
 from indexer.models.clip_torch import resolve_device
@@ -34,9 +34,6 @@ from indexer.models.watchdog import Watchdog
 from indexer.settings import Settings
 
 log = logging.getLogger(__name__)
-
-# Recorded with every result: text read by another reader can be found and read again.
-OCR_NAME = "rapidocr-onnxruntime-1.4.4"
 
 MAX_IMAGES = 128
 MAX_TEXTS = 32
@@ -90,14 +87,15 @@ class Engine:
             on_stuck: called from a thread of the engine's.
 
         Raises:
-            SettingsError: CLIP_MODEL names no model.
+            SettingsError: CLIP_MODEL or OCR_MODEL names no model.
         """
         self._on_stuck = on_stuck
         self._settings = settings
         memory.use_little()
         self._cores = cores.Budget(settings.threads or cores.available())
         self._share = cores.share(self._cores.count)
-        self._clip = ClipLoader(settings, self._share)
+        self._clip = ClipLoader(settings, self._cores.count)
+        self._ocr_models = ocr_models.find(settings.ocr_model)
         self._ocr_reader: OcrReader | None = None
         self._loading = threading.Lock()
         self._watchdog = watchdog = Watchdog(settings.max_image_seconds, self._stuck)
@@ -149,12 +147,12 @@ class Engine:
     @property
     def ocr_name(self) -> str:
         """Name and version of what reads text."""
-        return OCR_NAME
+        return self._ocr_models.name
 
     def ocr_model(self, options: OcrOptions) -> str:
         """What a text was read with, options included; recorded with every result."""
         return (
-            f"{OCR_NAME} {options.max_resolution}px"
+            f"{self.ocr_name} {options.max_resolution}px"
             f" box>={options.min_box_score:g} text>={options.min_text_score:g}"
         )
 
@@ -324,13 +322,14 @@ class Engine:
                 try:
                     self._ocr_reader = OcrReader(
                         share=self._share,
+                        models=self._ocr_models,
                         device=self._settings.device,
                         openvino=self._settings.openvino,
                         precision=self._settings.precision,
                     )
                 except Exception as error:
                     raise ModelUnavailable(
-                        f"OCR can't be loaded ({error}): reinstall rapidocr-onnxruntime"
+                        f"OCR can't be loaded ({error}): {self._ocr_models.remedy}"
                     ) from error
             return self._ocr_reader
 

@@ -1,4 +1,4 @@
-"""RapidOCR's detector and recogniser (PP-OCRv4, in its wheel) → lines of text with both scores.
+"""RapidOCR's detector and recogniser (`ocr_models` says which) → lines of text with both scores.
 
 Their pre- and post-processing is used as it is; what stands between them is ours, because
 RapidOCR's own drops the detector's scores, keeps thresholds of earlier calls, shrinks every image
@@ -18,10 +18,11 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from indexer.models import ocr_sessions, openvino_cpu
+from indexer.models import ocr_models, ocr_sessions, openvino_cpu
 from indexer.models.cores import Share
 from indexer.models.images import Photo, decode
 from indexer.models.layout import TALL, Box, cut_out, from_top_left, reading_order, size, tilt
+from indexer.models.ocr_models import OcrModels
 from indexer.models.ocr_sessions import Sessions
 from indexer.models.types import Line, OcrOptions, Pixels
 
@@ -62,6 +63,8 @@ _GPU_WIDTH = 320
 # turned by 30, 45 and 60 degrees, a threshold of 0.4 keeps 88% of the characters, 0.5 keeps 84%.
 _TILT_BONUS = 0.25
 
+_PROBE = resources.files(__package__) / "probe"
+
 log = logging.getLogger(__name__)
 
 
@@ -81,26 +84,35 @@ class OcrReader:
         self,
         *,
         share: Share,
+        models: OcrModels | None = None,
         device: str = "cpu",
         openvino: str = "off",
         precision: str = "exact",
     ) -> None:
-        """Load the models that RapidOCR's wheel holds (0.3 s; through OpenVINO 1 s).
+        """Load the models (0.3 s; through OpenVINO 1 s).
 
         Args:
             share: how many images are read at once on the CPU, and with how many threads each.
+            models: None: those that RapidOCR's wheel holds.
             device: ``cpu``, ``cuda``, ``cuda:1`` …, or ``auto`` for CUDA where ONNX Runtime has it.
             openvino: ``auto``, where it is installed, or ``off``, see OPENVINO.
             precision: ``auto`` or ``exact``, see PRECISION.
+
+        Raises:
+            ValueError: the characters aren't those that the recogniser was made for.
+            Exception: what onnxruntime raises for files that aren't networks.
         """
         import rapidocr_onnxruntime
         from rapidocr_onnxruntime.ch_ppocr_det import TextDetector
         from rapidocr_onnxruntime.ch_ppocr_det.utils import DetPreProcess
         from rapidocr_onnxruntime.ch_ppocr_rec import TextRecognizer
-        from rapidocr_onnxruntime.utils import read_yaml, update_model_path
+        from rapidocr_onnxruntime.utils import read_yaml
 
-        folder = Path(rapidocr_onnxruntime.__file__).parent
-        config = update_model_path(read_yaml(folder / "config.yaml"))
+        self._models = models or ocr_models.find(ocr_models.DEFAULT)
+        config = read_yaml(Path(rapidocr_onnxruntime.__file__).parent / "config.yaml")
+        config["Det"]["model_path"] = str(self._models.detector)
+        config["Rec"]["model_path"] = str(self._models.recogniser)
+        config["Rec"]["rec_keys_path"] = self._models.characters
         # Thresholds are applied to the results: RapidOCR keeps those of a call for the next.
         config["Det"]["box_thresh"] = 0.0
         for part in (config["Det"], config["Rec"]):
@@ -108,25 +120,38 @@ class OcrReader:
         self._detector: Any = TextDetector(config["Det"])
         self._prepare: Any = DetPreProcess(_STRIDE, "min", self._detector.mean, self._detector.std)
         self._recogniser: Any = TextRecognizer(config["Rec"])
-        paths = (Path(config["Det"]["model_path"]), Path(config["Rec"]["model_path"]))
+        self._check_characters()
+        paths = (self._models.detector, self._models.recogniser)
         self.on_cpu = True
         self.kind = ""
         cuda = _cuda(device)
         through_openvino = cuda is None and openvino == "auto" and openvino_cpu.installed()
-        if not (through_openvino and self._use_openvino(*paths, share, precision)):
-            self._use(ocr_sessions.with_onnxruntime(*paths, share, cuda=cuda))
         # Images are read side by side: OpenCV's own threads would only be in the way.
         cv2.setNumThreads(1)
-        log.info("loaded RapidOCR: %s", self.kind)
+        if not (through_openvino and self._use_openvino(*paths, share, precision)):
+            self._use(ocr_sessions.with_onnxruntime(*paths, share, cuda=cuda))
+        log.info("loaded OCR: %s, %s", self._models.name, self.kind)
+
+    def _check_characters(self) -> None:
+        """Refuse a list of characters that another recogniser was made for."""
+        known = len(self._recogniser.postprocess_op.character)
+        classes = self._recogniser.session.session.get_outputs()[0].shape[-1]
+        if isinstance(classes, int) and classes != known:
+            # RapidOCR adds two of its own: nothing, and a space.
+            raise ValueError(
+                f"{self._models.recogniser.name} tells {classes - 2} characters apart, but "
+                f"{known - 2} are listed"
+            )
 
     def _use_openvino(self, detector: Path, recogniser: Path, share: Share, precision: str) -> bool:
         """Use the fastest precision that reads the probe rightly; False: there is none."""
         try:
+            expected = self._expected_text(detector, recogniser, share)
             for candidate in openvino_cpu.precisions(precision):
                 self._use(
                     ocr_sessions.with_openvino(detector, recogniser, share, precision=candidate)
                 )
-                if self._reads_the_probe():
+                if self._read_probe() == expected:
                     return True
                 log.warning("OCR doesn't run in %s: another text is read", self.kind)
         except Exception as error:
@@ -139,13 +164,17 @@ class OcrReader:
         self._recogniser.rec_batch_num = _CPU_LINES if self.on_cpu else _GPU_LINES
         self._recogniser.rec_image_shape = [3, 48, _CPU_WIDTH if self.on_cpu else _GPU_WIDTH]
 
-    def _reads_the_probe(self) -> bool:
-        """Whether the built-in picture is read as ONNX Runtime reads it."""
-        folder = resources.files(__package__) / "probe"
-        data = (folder / "table.png").read_bytes()
+    def _expected_text(self, detector: Path, recogniser: Path, share: Share) -> list[str]:
+        """What ONNX Runtime reads in the built-in picture; for the wheel's models it is known."""
+        if self._models == ocr_models.find(ocr_models.DEFAULT):
+            return (_PROBE / "table.txt").read_text("utf-8").splitlines()
+        self._use(ocr_sessions.with_onnxruntime(detector, recogniser, share, cuda=None))
+        return self._read_probe()
+
+    def _read_probe(self) -> list[str]:
+        data = (_PROBE / "table.png").read_bytes()
         photo = decode(data, max_bytes=len(data), max_pixels=10**7)
-        expected = (folder / "table.txt").read_text("utf-8").splitlines()
-        return [line.text for line in self.read(photo, OcrOptions())] == expected
+        return [line.text for line in self.read(photo, OcrOptions())]
 
     def read(self, photo: Photo, options: OcrOptions) -> list[Line]:
         """Find and read the lines of text in a photo, in reading order."""

@@ -2,15 +2,24 @@
 
 A thread can't be ended from outside. So whoever waits for it is told once the limit is over; and
 if it isn't back soon after, the process is of no more use and has to be started anew.
+
+A thread that hangs in native code and holds the interpreter's lock stops the watching thread, too.
+That is seen from another process (`supervised`).
 """
 
 from __future__ import annotations
 
+import faulthandler
 import logging
+import os
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 from indexer.models.types import TimeLimitError
 
@@ -18,6 +27,7 @@ log = logging.getLogger(__name__)
 
 _TICK_SECONDS = 1.0
 _GRACE_SECONDS = 10.0
+_HEARTBEAT_SECONDS = 1.0
 
 
 @dataclass(eq=False, slots=True)
@@ -109,3 +119,52 @@ class Watchdog:
             if stuck:
                 self._on_stuck(f"{stuck[0].what} hangs")
                 return
+
+
+@contextmanager
+def supervised(seconds: float) -> Iterator[None]:
+    """Have this process killed (SIGKILL) where no Python runs in it for so long.
+
+    For service managers that start it anew: Docker's restart policy, systemd's. Where all threads
+    are is written to standard error before, as ``kill -USR1`` writes it at any time.
+
+    Args:
+        seconds: more than any call into native code takes that holds the interpreter's lock:
+            converting a large model can be minutes on a small machine.
+    """
+    if os.name != "posix":
+        yield
+        return
+    faulthandler.register(signal.SIGUSR1)  # written in C: needs no lock
+    program = str(Path(__file__).with_name("_supervisor.py"))
+    supervisor = subprocess.Popen(  # noqa: S603 - our own command
+        [sys.executable, "-I", "-S", program, str(os.getpid()), f"{seconds:g}"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        start_new_session=True,  # Ctrl-C is meant for us
+    )
+    ended = threading.Event()
+    pipe = supervisor.stdin
+    assert pipe is not None, "it was asked for"  # noqa: S101
+    os.set_blocking(pipe.fileno(), False)
+
+    def beat() -> None:
+        while not ended.wait(min(_HEARTBEAT_SECONDS, seconds / 10)):
+            try:
+                os.write(pipe.fileno(), b".")
+            except BlockingIOError:
+                continue  # it is stopped, and the pipe full
+            except OSError:
+                log.warning("the supervisor has ended: a hang isn't noticed any more")
+                return
+
+    heart = threading.Thread(target=beat, name="heartbeat", daemon=True)
+    heart.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        heart.join()
+        with suppress(OSError):
+            pipe.close()
+        supervisor.wait()

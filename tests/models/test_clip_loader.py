@@ -12,7 +12,6 @@ import torch
 
 from indexer.models import clip_loader, clip_torch
 from indexer.models.clip_loader import ClipLoader
-from indexer.models.cores import Share
 from indexer.models.types import ClipInfo, ModelUnavailable
 from indexer.settings import Settings, SettingsError
 
@@ -21,7 +20,7 @@ PATIENCE = 30.0
 
 def loader(root: Path, **settings: Any) -> ClipLoader:
     given = {"clip_model": "RN50", "clip_download_root": root, "clip_download": "off"}
-    return ClipLoader(Settings(**(given | settings)), Share(1, 1))
+    return ClipLoader(Settings(**(given | settings)), 1)
 
 
 class Network:

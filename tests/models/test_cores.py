@@ -141,3 +141,10 @@ def test_what_fails_gives_its_cores_back() -> None:
     with pytest.raises(ValueError, match="thirteen"), lent.take(2):
         raise ValueError("thirteen")
     assert lent._free == 2
+
+
+@pytest.mark.parametrize(
+    ("count", "expected"), [(1, Share(1, 1)), (2, Share(1, 2)), (4, Share(1, 4)), (32, Share(1, 4))]
+)
+def test_a_person_s_text_gets_several_cores(count: int, expected: Share) -> None:
+    assert cores.share_of_texts(count) == expected

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -86,3 +87,64 @@ def test_a_frozen_process_has_not_used_its_time_up() -> None:
     finally:
         process.kill()
     assert out == ""
+
+
+def supervised_process(body: str, seconds: float) -> subprocess.Popen[str]:
+    code = (
+        "import ctypes, os, time\n"
+        "from indexer.models.watchdog import supervised\n"
+        f"with supervised({seconds}):\n"
+        "    print('begun', flush=True)\n"
+        f"    {body}\n"
+        "print('ended', flush=True)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout
+    assert process.stdout.readline() == "begun\n"
+    return process
+
+
+def test_a_hang_that_holds_the_interpreter_ends_the_process_and_says_where() -> None:
+    # PyDLL doesn't release the lock: no other thread of the process runs any more.
+    with supervised_process("ctypes.PyDLL(None).sleep(600)", 2.0) as process:
+        out, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == -signal.SIGKILL
+    assert out == ""
+    assert f"process {process.pid} has been silent for 2 s" in err
+    assert 'File "<string>", line 5 in <module>' in err
+
+
+def test_a_long_call_that_lets_others_run_is_no_hang() -> None:
+    with supervised_process("ctypes.CDLL(None).sleep(4)", 2.0) as process:
+        out, err = process.communicate(timeout=PATIENCE)
+    assert (process.returncode, out, err) == (0, "ended\n", "")
+
+
+def test_a_process_that_was_stopped_is_not_ended_for_it() -> None:
+    with supervised_process("input()", 2.0) as process:
+        os.kill(process.pid, signal.SIGSTOP)
+        time.sleep(4.5)
+        os.kill(process.pid, signal.SIGCONT)
+        out, err = process.communicate("\n", timeout=PATIENCE)
+    assert (process.returncode, out, err) == (0, "ended\n", "")
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs Linux's /proc")
+def test_the_supervisor_goes_with_the_process_however_it_ends() -> None:
+    with supervised_process("input()", 60.0) as process:
+        (supervisor,) = children(process.pid)
+        process.kill()
+    deadline = time.monotonic() + PATIENCE
+    while Path(f"/proc/{supervisor}").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def children(pid: int) -> list[int]:
+    return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
