@@ -18,11 +18,10 @@ from gateway.auth import Caller
 from gateway.errors import AnyRequest
 from gateway.openapi import IMMICH_USER, Problem
 from gateway.search import (
-    MAX_LIMIT,
-    MAX_QUERY_LENGTH,
     MatchedLine,
     PhotoSummary,
     SearchFilter,
+    check_sizes,
     encode_filter,
     filtered,
     matching_lines,
@@ -49,7 +48,7 @@ _PRIVATE = {
 class PhotosRequest(msgspec.Struct, forbid_unknown_fields=True):
     """Which photos, and which page of them."""
 
-    limit: Annotated[int, Meta(ge=1, le=MAX_LIMIT)] = 50
+    limit: Annotated[int, Meta(ge=1)] = 50
     offset: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
     filter: SearchFilter | None = None
 
@@ -152,6 +151,7 @@ async def photos(
     caller: NamedDependency[Caller],
 ) -> PhotosAnswer:
     """Return photos without a query, newest first, filtered as in a search."""
+    check_sizes(services.settings, limit=data.limit)
     with filtered():
         rows = await services.searching.fetch(
             """
@@ -188,11 +188,10 @@ async def photo(
     asset_id: FromPath[UUID],
     services: NamedDependency[Services],
     caller: NamedDependency[Caller],
-    q: Annotated[
-        str, QueryParameter(description="Mark what answers this.", max_length=MAX_QUERY_LENGTH)
-    ] = "",
+    q: Annotated[str, QueryParameter(description="Mark what answers this.")] = "",
 ) -> Photo:
     """Return a photo that the caller may see, with its text and where each line is."""
+    check_sizes(services.settings, q)
     await require(asset_id, services, caller)
     row = await services.database.fetch_one(
         """

@@ -37,7 +37,7 @@ class Services:
         self.counting = asyncio.Lock()
         self.engine = engine
         self.inference = Inference(settings, engine)
-        self.intake = Intake()
+        self.intake = Intake(settings)
         self.clip_names = ClipNames()
         self.database: Queries = database or NoDatabase()
         self.replica = _replica(settings, self.database)
