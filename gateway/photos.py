@@ -33,7 +33,9 @@ from gateway.thumbnails import Picture, Size
 _TAGS = ["Photos"]
 _RESPONSES = {
     401: ResponseSpec(Problem, description="Attached to Immich: no credentials, or wrong ones"),
-    403: ResponseSpec(Problem, description="Folder mode: not from this computer"),
+    403: ResponseSpec(
+        Problem, description="Folder mode: not from this computer; or a permission is missing"
+    ),
     404: ResponseSpec(Problem, description="No such photo that the caller may see"),
     503: ResponseSpec(Problem, description="PostgreSQL or Immich is away; says what to do"),
 }
@@ -254,6 +256,7 @@ async def thumbnail(
     ] = "thumbnail",
 ) -> Response[bytes]:
     """Return a JPEG that the caller may see; from Immich where the media folder isn't here."""
+    caller.require("asset.view")
     preview = await require(asset_id, services, caller)
     if preview is None:
         raise NotFoundException("The photo has no preview yet.")

@@ -116,9 +116,16 @@ class Ground:
         return int((self.server.cluster / "postmaster.pid").read_text().split()[0])
 
     def restart_server(self, how: int = signal.SIGKILL) -> None:
-        """SIGTERM waits for sessions, SIGINT ends them, SIGQUIT and SIGKILL are crashes."""
+        """SIGINT ends sessions, SIGQUIT and SIGKILL are crashes.
+
+        SIGTERM takes no new sessions and waits for those there are: for a while, as whoever runs it
+        does, then they are ended.
+        """
         pid = self.postmaster()
         os.kill(pid, how)
+        if how == signal.SIGTERM:
+            time.sleep(2)
+            os.kill(pid, signal.SIGINT)
         deadline = time.monotonic() + PATIENCE_SECONDS
         while Path(f"/proc/{pid}").exists() and how != signal.SIGKILL:
             assert time.monotonic() < deadline, "the server doesn't end"
