@@ -26,6 +26,7 @@ from indexer.metrics import Metrics
 from indexer.models.engine import Engine
 from indexer.models.watchdog import supervised
 from indexer.reconcile import Reconciler
+from indexer.rounds import Rounds
 from indexer.settings import Settings
 from indexer.shared import SharedEngine
 from indexer.worker import Worker
@@ -193,7 +194,7 @@ def _run_once(
         signal.signal(number, stop)
     engine = SharedEngine(settings, url, metrics, leave)
     worker = Worker(settings, url, engine, metrics=metrics) if with_worker else None
-    watcher: Reconciler | ClipModelWatch
+    watcher: Rounds
     if worker:
         watcher = Reconciler(settings, url, engine.ocr_model, settings.photos_dir, start_anew)
     else:
