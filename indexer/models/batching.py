@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import threading
 import time
 from collections import deque
@@ -79,6 +81,7 @@ class BatchThread(Generic[Item, Result]):
         workers: how many batches at once.
         life: when the model is unloaded.
         observe: told of every batch.
+        nice: how much its threads give way to others (Linux; elsewhere they don't).
     """
 
     def __init__(
@@ -92,8 +95,10 @@ class BatchThread(Generic[Item, Result]):
         workers: int = 1,
         life: Life | None = None,
         observe: Observe = lambda *_: None,
+        nice: int = 0,
     ) -> None:
         self.name = name
+        self._nice = nice
         self._prepare = prepare
         self._watchdog = watchdog
         self._max_batch = max_batch
@@ -211,6 +216,8 @@ class BatchThread(Generic[Item, Result]):
         self._changed.notify_all()
 
     def _work(self) -> None:
+        if self._nice and sys.platform == "linux":  # elsewhere it would be the whole process's
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), self._nice)
         while self._await_work():
             self._serve()
             with self._changed:

@@ -39,6 +39,10 @@ MAX_IMAGES = 128
 MAX_TEXTS = 32
 CACHED_TEXTS = 1024
 
+# What reads and embeds pictures gives way to a person's query (and to Immich, on the same machine).
+# A text during a backfill, on two cores: 83 ms in place of 121, with as many photos a second.
+_NICE = 10
+
 # Decoding takes 3 to 8 bytes a pixel: few at once, and an image that is larger only alone.
 _DECODERS = 4
 _DECODING_PIXELS = 50_000_000
@@ -110,6 +114,7 @@ class Engine:
             workers=self._share.workers,
             life=Life(settings.ocr_idle_seconds, self._unload_ocr),
             observe=observe,
+            nice=_NICE,
         )
         self._clip_image = BatchThread(
             "clip-image",
@@ -119,6 +124,7 @@ class Engine:
             workers=self._share.workers,
             life=Life(settings.clip_image_idle_seconds, lambda: self._unload_clip("image")),
             observe=observe,
+            nice=_NICE,
         )
         self._clip_text = BatchThread(
             "clip-text",
@@ -135,6 +141,7 @@ class Engine:
             watchdog,
             max_batch=1,
             observe=observe,
+            nice=_NICE,
         )
         self._texts: OrderedDict[str, Embedding] = OrderedDict()
         self._texts_lock = threading.Lock()

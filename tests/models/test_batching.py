@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import sys
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -384,3 +386,17 @@ def test_a_model_is_loaded_before_it_is_needed(
     assert model.batches == []
     assert thread.submit(2, FAST).result(PATIENCE) == 4
     assert model.loads == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads have priorities of their own on Linux")
+def test_its_threads_give_way_and_no_others() -> None:
+    def run(items: list[int]) -> list[int]:
+        return [os.getpriority(os.PRIO_PROCESS, threading.get_native_id()) for _ in items]
+
+    before = os.getpriority(os.PRIO_PROCESS, 0)
+    thread = BatchThread("one", lambda: (run, nullcontext()), watchdog(), max_batch=1, nice=7)
+    try:
+        assert thread.submit(1, Lane.BULK).result(30) == max(7, before)
+    finally:
+        thread.close()
+    assert os.getpriority(os.PRIO_PROCESS, 0) == before
