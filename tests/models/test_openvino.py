@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 import immich_indexer
-from indexer.models import clip, clip_openvino, clip_torch, images, openvino_cpu
+from indexer.models import clip, clip_openvino, clip_torch, images, ocr, openvino_cpu
 from indexer.models.clip import ClipModel
 from indexer.models.cores import Share
 from indexer.models.ocr import OcrReader
@@ -283,7 +283,8 @@ def test_ocr_goes_on_without_an_openvino_that_fails(
 def test_onnxruntime_reads_the_probe_as_it_says() -> None:
     reader = OcrReader(share=Share(1, 1))
     assert reader.kind == "ONNX Runtime CPU f32"
-    assert reader._reads_the_probe()
+    expected = Path(ocr.__file__).with_name("probe") / "table.txt"
+    assert reader._read_probe() == expected.read_text("utf-8").splitlines()
     assert (
         reader.read(
             images.decode(
