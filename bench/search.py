@@ -343,7 +343,7 @@ def prepare(
     photos.fill(connection, size, seed, progress, immich)
     migrate(connection, "bigram")
     task = progress.add_task("texts of an older tokenizer", total=stale_rows(connection))
-    while done := retokenize(connection):
+    for done in retokenize(connection):
         progress.advance(task, done)
     return dict(connection.execute("SELECT name, seconds FROM bench.built").fetchall())
 
