@@ -101,7 +101,7 @@ def test_a_late_result_does_not_win(ground: Ground) -> None:
 def test_one_of_several_is_frozen(ground: Ground, step: str, workers: int) -> None:
     """Also in the middle of its transaction: neither Immich nor the others wait for it for long."""
     with ground.load(pause=0.05):
-        frozen = ground.start(fault=f"{step}:stop")
+        frozen = ground.start(fault=f"{step}:stop", idle_seconds=5)
         for _ in range(workers - 1):
             ground.start()
         ground.wait_until_stopped(frozen)
