@@ -55,8 +55,7 @@ _SEARCH = """
            (to_jsonb(a) ->> 'height')::int AS height, indexer_v1.preview_path(a.id) AS preview,
            s.score, s.text_rank, s.text_score, s.vector_rank, s.vector_distance
     FROM indexer_v1.search(query => $1, embedding => $2, owners => $3, max_results => $4,
-                           skip => $5, method => $6, filter => $7::jsonb,
-                           max_distance => $8) WITH ORDINALITY AS s
+                           skip => $5, method => $6, filter => $7::jsonb) WITH ORDINALITY AS s
     JOIN asset a ON a.id = s.asset_id
     ORDER BY s.ordinality
 """
@@ -101,7 +100,8 @@ class SearchRequest(msgspec.Struct, forbid_unknown_fields=True):
         UUID | None,
         Meta(
             description="A photo: what it shows is searched for, the nearest first, in place of "
-            "what the query says of the picture. It isn't among the results itself."
+            "what the query says of the picture. It isn't among the results itself, nor is what "
+            "is farther away than the index's greatest distance."
         ),
     ] = None
 
@@ -236,8 +236,6 @@ async def _search(asked: SearchRequest, services: Services, caller: Caller) -> S
         services.searching,
         query=query,
         embedding=embedding,
-        # Two pictures are nearer to each other than a text is to any picture: no limit.
-        max_distance=None if asked.like is None else 2.0,
         owners=owners,
         # one more than asked for, to know whether there is a next page
         max_results=asked.limit + 1,
@@ -297,7 +295,6 @@ async def _ranked(
     *,
     query: str,
     embedding: Embedding | None,
-    max_distance: float | None,
     owners: list[UUID] | None,
     max_results: int,
     skip: int,
@@ -320,7 +317,6 @@ async def _ranked(
             skip,
             method,
             encode_filter(chosen),
-            max_distance,
         )
 
 

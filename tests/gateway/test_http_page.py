@@ -247,8 +247,9 @@ def test_similar_photos(folder: SimpleNamespace, engine: Any) -> None:
     for name, shows in ((RED, "红色的圆"), (INVOICE, "红色的正方形"), (BLUE, "蓝色的正方形")):
         embed(folder.db, engine, folder.ids[name], shows)
     like = str(folder.ids[RED])
+    folder.db.execute("INSERT INTO indexer_v1.setting VALUES ('max_distance', '2')")
     answer = folder.client.post("/search", json={"q": "", "like": like}).json()
-    # Itself left out; nothing is too far away to be shown.
+    # Itself left out.
     assert [one["file_name"] for one in answer["results"]] == [INVOICE, BLUE]
     distances = [one["vector_distance"] for one in answer["results"]]
     assert distances == sorted(distances)
@@ -257,6 +258,14 @@ def test_similar_photos(folder: SimpleNamespace, engine: Any) -> None:
     second = folder.client.post("/search", json={"q": "", "like": like, "limit": 2, "offset": 2})
     pages = first["results"] + second.json()["results"]
     assert [one["file_name"] for one in pages] == [INVOICE, BLUE]
+    # What is too far away for a search is so here.
+    between = str(sum(distances) / 2)
+    folder.db.execute(
+        "UPDATE indexer_v1.setting SET value = %s WHERE name = 'max_distance'", [between]
+    )
+    answer = folder.client.post("/search", json={"q": "", "like": like}).json()
+    assert [one["file_name"] for one in answer["results"]] == [INVOICE]
+    folder.db.execute("DELETE FROM indexer_v1.setting WHERE name = 'max_distance'")
     unknown = folder.client.post("/search", json={"q": "", "like": str(uuid.uuid4())})
     assert unknown.status_code == 404
     not_yet = folder.client.post("/search", json={"q": "", "like": str(folder.ids["damaged.jpg"])})
