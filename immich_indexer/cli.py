@@ -283,7 +283,7 @@ def _engine_of_index(
 @click.option(
     "--tokenizer",
     type=click.Choice(["zhparser", "bigram"]),
-    help="Change to this one first. For zhparser, CREATE EXTENSION zhparser first; a "
+    help="Change to this one first. For zhparser, CREATE EXTENSION zhparser first; a dump "
     "of such a database restores only where zhparser is installed.",
 )
 @pass_settings

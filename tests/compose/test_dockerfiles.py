@@ -147,6 +147,21 @@ def test_both_devices_install_what_the_constraints_pin() -> None:
         assert command[1].endswith("torch torchvision")
 
 
+@pytest.mark.parametrize(("extras", "installed"), [("", "."), ("faces", ".[faces]")])
+def test_the_package_is_installed_with_the_extras_asked_for(extras: str, installed: str) -> None:
+    (run,) = [text for text in of(stages(PRODUCT)[0], "RUN") if "EXTRAS" in text]
+    (argument,) = re.findall(r'"[^"]*EXTRAS[^"]*"', run)
+    # pip doesn't take `.[]`.
+    said = subprocess.run(
+        ["sh", "-c", f"printf %s {argument}"],
+        env={"EXTRAS": extras},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert said.stdout == installed
+
+
 def test_database_targets_are_those_of_the_compose_file() -> None:
     names = {of(stage, "FROM")[0].partition(" AS ")[2] for stage in stages(DATABASE)}
     build = stack.load(stack.COMPOSE / stack.BASE)["services"]["database"]["build"]

@@ -32,7 +32,7 @@ def test_workers_are_killed(ground: Ground) -> None:
     with ground.load():
         steps = ("claimed", "writing", "acknowledged")
         dying = [ground.start(fault=f"{step}:kill") for step in steps]
-        assert {process.wait(60) for process in dying} == {-signal.SIGKILL}
+        assert {process.wait(120) for process in dying} == {-signal.SIGKILL}
         ground.start()
     ground.verify()
 
@@ -43,7 +43,7 @@ def test_a_worker_is_killed(ground: Ground, step: str) -> None:
     with ground.load():
         for _ in range(2):
             dying = ground.start(fault=f"{step}:kill")
-            assert dying.wait(60) == -signal.SIGKILL
+            assert dying.wait(120) == -signal.SIGKILL
         ground.start()
         ground.wait_for("SELECT count(*) > 10 FROM indexer_v1.clip")
     ground.verify()
@@ -56,7 +56,7 @@ def test_a_worker_is_ended(ground: Ground, step: str) -> None:
     with ground.load():
         ground.wait_for("SELECT count(*) > 20 FROM asset")
         ending = ground.start(fault=f"{step}:term")
-        assert ending.wait(60) == 0
+        assert ending.wait(120) == 0
         assert ground.ask(LEASED) == 0
         assert ground.ask("SELECT max(attempts) FROM indexer_v1.job") == 0
         assert ground.ask("SELECT count(*) FROM indexer_v1.worker") == 0
@@ -145,7 +145,7 @@ def test_the_gateway_ends(ground: Ground, how: signal.Signals) -> None:
                 before = len(answers)
                 ground.wait_for(lambda before=before: len(answers) > before + 20)
                 gateway.send_signal(how)
-                assert gateway.wait(60) in (0, -how)
+                assert gateway.wait(120) in (0, -how)
     finally:
         ended.set()
         asking.join()
