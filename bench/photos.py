@@ -335,7 +335,8 @@ def _texts(connection: Connection, made: Library, progress: Progress) -> None:
     connection.execute(
         """
         CREATE FUNCTION bench.without_impacts(tsv tsvector) RETURNS tsvector LANGUAGE sql AS $$
-            SELECT ts_delete(tsv, ARRAY(SELECT lexeme FROM unnest(tsv) WHERE starts_with(lexeme, '+')))
+            SELECT ts_delete(
+                tsv, ARRAY(SELECT lexeme FROM unnest(tsv) WHERE starts_with(lexeme, '+')))
         $$
         """
     )

@@ -11,9 +11,10 @@ from uuid import UUID
 import psycopg
 from psycopg import sql
 
-from immich import media
 from indexer.models.types import Line
 from pg import embedded
+
+from . import media
 
 Variant = Literal["3.1", "2.3"]
 Connection = psycopg.Connection[tuple[Any, ...]]
@@ -159,7 +160,7 @@ class Rows:
     def _sync_files(self, asset: UUID, files: Mapping[str, str], *, edited: bool = False) -> None:
         """Rows for the files of a job; none is touched that is there already."""
         condition = "" if self.variant == "2.3" else ' AND "isEdited" = %s'
-        known = dict(
+        known: dict[Any, Any] = dict(
             self.db.execute(
                 f'SELECT type, path FROM asset_file WHERE "assetId" = %s{condition}'.encode(),
                 [asset, edited][: 1 + bool(condition)],
