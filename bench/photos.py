@@ -138,9 +138,7 @@ def fill(
 
 def _stage(connection: Connection, stage: str, work: Callable[[], object]) -> bool:
     """Whether there was anything left to do."""
-    if fetch_value(
-        connection, "SELECT EXISTS (SELECT FROM bench.built WHERE name = %s)", [stage]
-    ):
+    if fetch_value(connection, "SELECT EXISTS (SELECT FROM bench.built WHERE name = %s)", [stage]):
         return False
     with connection.transaction():
         # No jobs, and no look-ups of foreign keys, a million times.
@@ -333,10 +331,20 @@ def _texts(connection: Connection, made: Library, progress: Progress) -> None:
     with connection.cursor() as cursor, cursor.copy("COPY bench.line (n, text) FROM STDIN") as copy:
         for number, line in enumerate(lines):
             copy.write_row([number, line])
+    # A word's impact is that on the whole text, not on a line of it.
+    connection.execute(
+        """
+        CREATE FUNCTION bench.without_impacts(tsv tsvector) RETURNS tsvector LANGUAGE sql AS $$
+            SELECT ts_delete(
+                tsv, ARRAY(SELECT lexeme FROM unnest(tsv) WHERE starts_with(lexeme, '+')))
+        $$
+        """
+    )
     task = progress.add_task("lines", total=len(lines))
     for start in range(0, len(lines), 1000):
         connection.execute(
-            "UPDATE bench.line SET tsv = indexer_v1.to_tsvector(text) WHERE n BETWEEN %s AND %s",
+            "UPDATE bench.line SET tsv = bench.without_impacts(indexer_v1.to_tsvector(text))"
+            " WHERE n BETWEEN %s AND %s",
             [start, start + 999],
         )
         progress.advance(task, 1000)

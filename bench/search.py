@@ -3,7 +3,7 @@
     python -m bench.search                      # 100,000 photos, embedded server
     python -m bench.search --size 1000000       # also: make bench-search SIZE=1000000
     python -m bench.search --url postgresql://… # a database of its own is made on that server
-    python -m bench.search --fill               # only make the photos; can be stopped and gone on with
+    python -m bench.search --fill               # only make the photos; can be stopped and resumed
     python -m bench.search --only 'hybrid'      # some of the queries, and what they are beside
     python -m bench.search --json > figures.json
 
@@ -343,7 +343,7 @@ def prepare(
     photos.fill(connection, size, seed, progress, immich)
     migrate(connection, "bigram")
     task = progress.add_task("texts of an older tokenizer", total=stale_rows(connection))
-    while done := retokenize(connection):
+    for done in retokenize(connection):
         progress.advance(task, done)
     return dict(connection.execute("SELECT name, seconds FROM bench.built").fetchall())
 

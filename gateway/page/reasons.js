@@ -69,7 +69,7 @@ const FORMS = [
   [/^Another web site may not do this\.$/, "别的网站不能这样做。"],
   [/^Immich doesn't take these credentials; sign in again\.$/, "Immich 不认这个登录或密钥，请重新登录。"],
   [/^Immich says these credentials may not read their user; an API key needs the permission user\.read\.$/, "这个密钥缺少权限 user.read。"],
-  [/^This API key may not see photos; it needs the permission (.+)\.$/, "这个密钥不能看照片，缺少权限 {1}。"],
+  [/^This API key may not (?:see photos|do this); it needs the permission (.+)\.$/, "这个密钥不能这样做，缺少权限 {1}。"],
   [/^The media folder isn't mounted here \(MEDIA_MAP\), and Immich answered (.+) to (.+)\. An API key needs the permission asset\.view\.$/, "这里没有挂载媒体文件夹（MEDIA_MAP），Immich 对 {2} 回答 {1}。密钥需要权限 asset.view。"],
   [/^Set IMMICH_URL to .+$/, "请把 IMMICH_URL 设为 Immich 服务器的地址（http://immich-server:2283）：由它来说是谁在搜索。"],
   [/^Immich at (.+) \(IMMICH_URL\) doesn't answer \((.+)\), so nobody can be let in for the moment\.$/, "{1}（IMMICH_URL）的 Immich 没有回应（{2}），暂时谁也进不来。"],

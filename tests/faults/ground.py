@@ -229,7 +229,8 @@ class Ground:
     def verify(self, failed: Collection[UUID] = ()) -> None:
         """Settle, then compare everything; have some photos redone and compare Immich's tables."""
         self.settle()
-        assert audit(self.db, self.immich._here, failed) == []
+        found = audit(self.db, self.immich._here, failed)
+        assert not found, "\n".join(found)
         redone = [
             asset
             for (asset,) in self.db.execute(
@@ -241,7 +242,8 @@ class Ground:
         for asset in redone:
             self.db.execute("INSERT INTO indexer_v1.reprocess (asset_id) VALUES (%s)", [asset])
         self.settle()
-        assert audit_write_back(self.db, redone) == []
+        found = audit_write_back(self.db, redone)
+        assert not found, "\n".join(found)
 
     def on_close(self, undo: Callable[[], object]) -> None:
         """Called when everything else has ended."""

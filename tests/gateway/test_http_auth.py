@@ -27,7 +27,7 @@ KEYS = {"anna-key": ANNA, "boris-key": BORIS, "dora-key": DORA}
 def raw_get(client: httpx.Client, path: str, headers: dict[str, str]) -> int:
     """Send exactly these headers, Host included."""
     url = urlsplit(str(client.base_url))
-    connection = http.client.HTTPConnection(url.hostname or "", url.port, timeout=30)
+    connection = http.client.HTTPConnection(url.hostname or "", url.port, timeout=60)
     connection.putrequest("GET", path, skip_host=True)
     for name, value in headers.items():
         connection.putheader(name, value)
