@@ -138,9 +138,7 @@ def fill(
 
 def _stage(connection: Connection, stage: str, work: Callable[[], object]) -> bool:
     """Whether there was anything left to do."""
-    if fetch_value(
-        connection, "SELECT EXISTS (SELECT FROM bench.built WHERE name = %s)", [stage]
-    ):
+    if fetch_value(connection, "SELECT EXISTS (SELECT FROM bench.built WHERE name = %s)", [stage]):
         return False
     with connection.transaction():
         # No jobs, and no look-ups of foreign keys, a million times.
@@ -337,7 +335,8 @@ def _texts(connection: Connection, made: Library, progress: Progress) -> None:
     connection.execute(
         """
         CREATE FUNCTION bench.without_impacts(tsv tsvector) RETURNS tsvector LANGUAGE sql AS $$
-            SELECT ts_delete(tsv, ARRAY(SELECT lexeme FROM unnest(tsv) WHERE starts_with(lexeme, '+')))
+            SELECT ts_delete(
+                tsv, ARRAY(SELECT lexeme FROM unnest(tsv) WHERE starts_with(lexeme, '+')))
         $$
         """
     )

@@ -3,7 +3,7 @@
     python -m bench.search                      # 100,000 photos, embedded server
     python -m bench.search --size 1000000       # also: make bench-search SIZE=1000000
     python -m bench.search --url postgresql://… # a database of its own is made on that server
-    python -m bench.search --fill               # only make the photos; can be stopped and gone on with
+    python -m bench.search --fill               # only make the photos; can be stopped and resumed
     python -m bench.search --only 'hybrid'      # some of the queries, and what they are beside
     python -m bench.search --json > figures.json
 

@@ -20,9 +20,9 @@ from indexer.models.types import FaceOptions, ImageError
 from indexer.previews import previews
 from indexer.queue import recorded_clip_model
 from indexer.settings import Settings, SettingsError
+from pg import reindex
 from pg.connect import Connection, UnreachableError, UrlError, address, connect
 from pg.embedded import ServerError
-from pg import reindex
 from pg.migrate import stale_rows
 from pg.query import fetch_one, fetch_value
 

@@ -7,7 +7,7 @@ overlooked.
 
 from __future__ import annotations
 
-from tests.judged.judged import Query, Set, literal_matches, queries
+from tests.judged.judged import SETS, Query, Set, literal_matches, queries
 
 
 def overlooked(query: Query, of: Set = "main") -> tuple[list[str], list[str]]:
@@ -19,10 +19,11 @@ def overlooked(query: Query, of: Set = "main") -> tuple[list[str], list[str]]:
 
 
 def main() -> None:
-    for query in queries():
-        undecided, unlike = overlooked(query)
-        if undecided or unlike:
-            print(f"{query.q}: undecided {undecided}, without the letters {unlike}")  # noqa: T201
+    for of in SETS:
+        for query in queries(of):
+            undecided, unlike = overlooked(query, of)
+            if undecided or unlike:
+                print(f"{of}, {query.q}: undecided {undecided}, without the letters {unlike}")  # noqa: T201
 
 
 if __name__ == "__main__":

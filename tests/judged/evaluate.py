@@ -4,7 +4,7 @@
     python -m tests.judged.evaluate --url postgresql://…       # a server with zhparser: all rules
     python -m tests.judged.evaluate --url … --split report     # the figures to quote
     python -m tests.judged.evaluate --url … --errors "ours, zhparser"
-    python -m tests.judged.evaluate --url … --set blind        # a set that nobody tuned on
+    python -m tests.judged.evaluate --url … --set blind2       # a set that nobody tuned on
 
 The user of the URL must be allowed to create databases: the texts go into a scratch database that
 is dropped at the end. What the figures mean: measures.py.
@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 
 from pg.embedded import Server
-from tests.judged.judged import Query, Set, queries, texts
+from tests.judged.judged import SETS, Query, Set, queries, texts
 from tests.judged.measures import Measures, mean, measure
 from tests.judged.rules import RULES, Rule
 
@@ -134,14 +134,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--url", help="a PostgreSQL with pgvector; left out: the embedded one")
     parser.add_argument("--split", choices=["tune", "report", "all"], default="tune")
-    parser.add_argument("--set", choices=["main", "blind"], default="main", dest="of")
+    parser.add_argument("--set", choices=SETS, default="main", dest="of")
     names = [rule.name for rule in RULES]
     parser.add_argument("--rule", action="append", choices=names, help="only this (repeatable)")
     parser.add_argument("--errors", choices=names, help="list the mistakes of this rule")
     options = parser.parse_args()
-    if options.errors and (options.split != "tune" or options.of != "main"):
-        parser.error("--errors shows the half for tuning only: the rest is for reporting")
-    split = "all" if options.of == "blind" else options.split
+    split = options.split if options.of == "main" else "all"
+    if options.errors and (options.of, split) not in (("main", "tune"), ("blind", "all")):
+        parser.error("--errors lists mistakes of what is for tuning; the rest is for reporting")
     asked = [query for query in queries(options.of) if split in ("all", query.split)]
     rules = [rule for rule in RULES if rule.name in (options.rule or names)]
     with server_of(options.url) as url:

@@ -12,14 +12,15 @@ import uuid
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import msgspec
 
 HERE = Path(__file__).parent
 
 Split = Literal["tune", "report"]
-Set = Literal["main", "blind"]  # blind/README.md says why there are two
+Set = Literal["main", "blind", "blind2"]  # blind2/README.md: why three
+SETS: tuple[Set, ...] = get_args(Set)
 
 
 class Text(msgspec.Struct, frozen=True):
@@ -68,7 +69,7 @@ def queries(of: Set = "main") -> tuple[Query, ...]:
 
 
 def _folder(of: Set) -> Path:
-    return HERE / of if of == "blind" else HERE
+    return HERE if of == "main" else HERE / of
 
 
 def words(query: str) -> list[str]:

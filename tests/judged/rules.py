@@ -15,7 +15,7 @@ from typing import Literal, LiteralString
 
 from pg.connect import Connection
 from pg.migrate import create_library_tables, migrate
-from tests.judged.judged import Text, texts, words
+from tests.judged.judged import SETS, Text, texts, words
 
 # More than there are texts: precision is about everything that is found.
 EVERYTHING = 1000
@@ -92,7 +92,7 @@ def _search_ours(connection: Connection, query: str) -> list[str]:
         " ORDER BY score DESC, asset_id",
         [query, EVERYTHING],
     )
-    names = {text.asset_id: text.id for text in (*texts("main"), *texts("blind"))}
+    names = {text.asset_id: text.id for of in SETS for text in texts(of)}
     return [names[asset_id] for (asset_id,) in rows]
 
 
