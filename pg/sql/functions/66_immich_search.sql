@@ -43,7 +43,7 @@ END
 $$;
 
 -- How much of what Immich's own search knows isn't in the index yet, 0 to 1; task is ocr or clip.
--- Of a large table, 500 of its pages stand for all: some ten thousand photos.
+-- Of a large table, 200 of its pages stand for all: some 25,000 photos.
 CREATE OR REPLACE FUNCTION indexer_v1.missing_share(task text) RETURNS double precision
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
@@ -55,7 +55,7 @@ DECLARE
     share double precision;
     known regclass := CASE task WHEN 'clip' THEN 'public.smart_search' ELSE 'public.ocr_search' END;
     pages double precision := pg_relation_size(known) / current_setting('block_size')::integer;
-    part  double precision := least(100, 50000 / greatest(pages, 1)); -- percent
+    part  double precision := least(100, 20000 / greatest(pages, 1)); -- percent
 BEGIN
     IF task = 'clip' THEN
         SELECT count(*) FILTER (WHERE c.asset_id IS NULL)::double precision / nullif(count(*), 0)
