@@ -168,7 +168,9 @@ BEGIN
             RETURN;
         END IF;
         IF size <= 3 THEN
-            RETURN QUERY SELECT 2, jsonb_build_array(indexer_v1.pairs(run, 0, false, false));
+            IF NOT indexer_v1.is_word(run) THEN
+                RETURN QUERY SELECT 2, jsonb_build_array(indexer_v1.pairs(run, 0, false, false));
+            END IF;
             FOR alike IN 1..2 LOOP
                 SELECT jsonb_agg(jsonb_set(item, '{lexemes}', lexemes)) INTO items
                 FROM jsonb_array_elements(indexer_v1.pairs(run, 0, true, true, alike)) AS item,
