@@ -44,7 +44,7 @@ COPY . .
 # EXTRAS=faces: faces are found here (FACES=insightface) instead of by Immich's own server.
 ARG EXTRAS=
 RUN --mount=type=cache,target=/var/cache/pip \
-    pip install -c constraints.txt ".[${EXTRAS}]"
+    pip install -c constraints.txt ".${EXTRAS:+[${EXTRAS}]}"
 
 
 FROM docker.io/library/python:${PYTHON}

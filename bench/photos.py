@@ -45,7 +45,7 @@ LINES = 40_000
 CHUNK = 5_000
 
 # One that any change of what is made here must move, so that nobody measures the old library.
-FORMAT = 2
+FORMAT = 4
 
 
 @dataclass(frozen=True)
@@ -90,30 +90,66 @@ def name(size: int, seed: int) -> str:
     return f"bench_{size}_{seed}_{FORMAT}"
 
 
-def fill(connection: Connection, size: int, seed: int, progress: Progress) -> None:
-    """Fill an empty database; the vector indexes and the text index are built at the end.
+def fill(
+    connection: Connection, size: int, seed: int, progress: Progress, immich: bool = True
+) -> None:
+    """Fill a database, or go on where an earlier call was stopped.
 
-    The table ``bench.built`` says how many seconds each of them took; it is there when all is.
+    Every stage is a transaction. The table ``bench.built`` says which of them are done, and how
+    many seconds each took; the large indexes are built after their rows.
+
+    Args:
+        immich: Immich's own vector index too, the stage that takes longest.
     """
     made = library(size, seed)
-    load_schema(connection)
-    migrate(connection, "bigram")
-    # No jobs, and no look-ups of foreign keys, a million times.
-    connection.execute("SET session_replication_role = replica")
-    rebuild = _drop_indexes(connection)
+    if not fetch_value(connection, "SELECT to_regclass('bench.built') IS NOT NULL"):
+        if fetch_value(connection, "SELECT to_regclass('public.asset') IS NOT NULL"):
+            raise SystemExit(
+                f"DROP DATABASE {name(size, seed)} first: this is another format, or its very"
+                " first seconds were stopped."
+            )
+        load_schema(connection)
+        migrate(connection, "bigram")
+        _drop_indexes(connection)
     bursts = _bursts(made)
     burst_of = np.sort(
         np.random.default_rng([seed, 2]).choice(len(bursts.date), size=size, p=bursts.share)
     )
-    _assets(connection, made, bursts, burst_of, progress)
-    _embeddings(connection, made, bursts, burst_of, progress)
-    _texts(connection, made, progress)
-    connection.execute("SET session_replication_role = origin")
-    took = {index: build() for index, build in progress.track(rebuild, description="indexes")}
-    connection.execute("VACUUM (ANALYZE)")
-    with connection.transaction(), connection.cursor() as cursor:
-        connection.execute("CREATE TABLE bench.built (name text, seconds double precision)")
-        cursor.executemany("INSERT INTO bench.built VALUES (%s, %s)", list(took.items()))
+    statements: dict[str, str] = dict(
+        connection.execute("SELECT name, statement FROM bench.index").fetchall()
+    )
+
+    def index(name: str) -> tuple[str, Callable[[], object]]:
+        return name, lambda: connection.execute(statements[name].encode())
+
+    stages: list[tuple[str, Callable[[], object]]] = [
+        ("photos", lambda: _assets(connection, made, bursts, burst_of, progress)),
+        ("embeddings", lambda: _embeddings(connection, made, bursts, burst_of, progress)),
+        index("indexer_v1.clip_embedding_idx"),
+        ("texts", lambda: _texts(connection, made, progress)),
+        index("indexer_v1.ocr_tsv_idx"),
+    ]
+    if immich:
+        stages.append(index("public.clip_index"))
+    done = [_stage(connection, *stage) for stage in progress.track(stages, description="stages")]
+    if any(done):
+        connection.execute("VACUUM (ANALYZE)")
+
+
+def _stage(connection: Connection, stage: str, work: Callable[[], object]) -> bool:
+    """Whether there was anything left to do."""
+    if fetch_value(connection, "SELECT EXISTS (SELECT FROM bench.built WHERE name = %s)", [stage]):
+        return False
+    with connection.transaction():
+        # No jobs, and no look-ups of foreign keys, a million times.
+        connection.execute("SET LOCAL session_replication_role = replica")
+        work()
+        connection.execute(
+            "INSERT INTO bench.built"
+            " VALUES (%s, extract(epoch FROM clock_timestamp() - transaction_timestamp()))",
+            [stage],
+        )
+    return True
 
 
 # Photos
@@ -291,15 +327,24 @@ def _copy(connection: Connection, target: str, rows: bytes) -> None:
 
 def _texts(connection: Connection, made: Library, progress: Progress) -> None:
     lines = _lines(made)
-    connection.execute("CREATE SCHEMA bench")
     connection.execute("CREATE TABLE bench.line (n integer PRIMARY KEY, text text, tsv tsvector)")
     with connection.cursor() as cursor, cursor.copy("COPY bench.line (n, text) FROM STDIN") as copy:
         for number, line in enumerate(lines):
             copy.write_row([number, line])
+    # A word's impact is that on the whole text, not on a line of it.
+    connection.execute(
+        """
+        CREATE FUNCTION bench.without_impacts(tsv tsvector) RETURNS tsvector LANGUAGE sql AS $$
+            SELECT ts_delete(
+                tsv, ARRAY(SELECT lexeme FROM unnest(tsv) WHERE starts_with(lexeme, '+')))
+        $$
+        """
+    )
     task = progress.add_task("lines", total=len(lines))
     for start in range(0, len(lines), 1000):
         connection.execute(
-            "UPDATE bench.line SET tsv = indexer_v1.to_tsvector(text) WHERE n BETWEEN %s AND %s",
+            "UPDATE bench.line SET tsv = bench.without_impacts(indexer_v1.to_tsvector(text))"
+            " WHERE n BETWEEN %s AND %s",
             [start, start + 999],
         )
         progress.advance(task, 1000)
@@ -308,7 +353,7 @@ def _texts(connection: Connection, made: Library, progress: Progress) -> None:
         " (sfunc = tsvector_concat, stype = tsvector, initcond = '')"
     )
     connection.execute("CREATE UNLOGGED TABLE bench.text (id uuid, lines integer[])")
-    connection.execute("VACUUM ANALYZE bench.line")
+    connection.execute("ANALYZE bench.line")
     dice = np.random.default_rng([made.seed, 8])
     judged = len(lines) // 2
     weights = 1 / (np.arange(judged) + 5.0)
@@ -381,41 +426,37 @@ def _lines(made: Library) -> list[str]:
 
 def _vocabulary() -> tuple[list[str], NDArray[np.float64]]:
     source = (files("pg") / "sql/functions/15_words.sql").read_text("utf-8")
-    found = re.search(r"'(\{\"一\":.*?\})'", source)
+    found = re.search(r"'(\{\"一\":.*?\}\})'", source)
     if not found:
         raise LookupError("15_words.sql has no word costs any more")
-    costs: dict[str, int] = json.loads(found[1])
-    words = [word for word in costs if word.strip()]
-    frequency = 10.0 ** (-np.array([costs[word] for word in words]) / 10)
+    costs = sorted(
+        (first + rest, cost)
+        for first, words in json.loads(found[1]).items()
+        for rest, cost in words.items()
+    )
+    words = [word for word, _ in costs]
+    frequency = 10.0 ** (-np.array([cost for _, cost in costs]) / 10)
     return words, frequency / frequency.sum()
 
 
 # Indexes
 
 
-def _drop_indexes(connection: Connection) -> list[tuple[str, Callable[[], float]]]:
-    """Drop the large ones; what builds them again, and says how many seconds that took."""
-    wanted = ("ocr_tsv_idx", "clip_embedding_idx", "clip_index")
-    rows = connection.execute(
-        "SELECT indexname, format('%%I.%%I', schemaname, indexname), indexdef FROM pg_indexes"
-        " WHERE indexname = ANY (%s)",
-        [list(wanted)],
-    ).fetchall()
-    for _, index, _ in rows:
-        connection.execute(f"DROP INDEX {index}".encode())
-
-    def builder(definition: str) -> Callable[[], float]:
-        def build() -> float:
-            started = fetch_value(connection, "SELECT clock_timestamp()")
-            connection.execute(definition.encode())
-            seconds = fetch_value(
-                connection, "SELECT extract(epoch FROM clock_timestamp() - %s)", [started]
-            )
-            return float(seconds)
-
-        return build
-
-    return [(index, builder(definition)) for index, _, definition in rows]
+def _drop_indexes(connection: Connection) -> None:
+    """Drop the large ones; bench.index has the statements that build them again."""
+    with connection.transaction():
+        connection.execute("CREATE SCHEMA bench")
+        connection.execute("CREATE TABLE bench.built (name text, seconds double precision)")
+        connection.execute(
+            """
+            CREATE TABLE bench.index AS
+            SELECT format('%I.%I', schemaname, indexname) AS name, indexdef AS statement
+            FROM unnest('{ocr_tsv_idx,clip_embedding_idx,clip_index}'::text[]) AS wanted(indexname)
+            JOIN pg_indexes USING (indexname)
+            """
+        )
+        for (index,) in connection.execute("SELECT name FROM bench.index").fetchall():
+            connection.execute(f"DROP INDEX {index}".encode())
 
 
 # Numbers and names

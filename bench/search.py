@@ -3,6 +3,8 @@
     python -m bench.search                      # 100,000 photos, embedded server
     python -m bench.search --size 1000000       # also: make bench-search SIZE=1000000
     python -m bench.search --url postgresql://… # a database of its own is made on that server
+    python -m bench.search --fill               # only make the photos; can be stopped and resumed
+    python -m bench.search --only 'hybrid'      # some of the queries, and what they are beside
     python -m bench.search --json > figures.json
 
 The photos (bench/photos.py) are made once and kept in .data/bench. Every kind of query is asked
@@ -16,6 +18,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
 import time
 from collections.abc import Iterator
@@ -245,7 +248,7 @@ def choose_words(connection: Connection, count: int = 20) -> dict[str, list[str]
 # What a search costs before it is asked
 
 
-def costs(connection: Connection, probes: list[str]) -> dict[str, float]:
+def costs(connection: Connection, probes: list[str], immich: bool) -> dict[str, float]:
     """Bytes a photo of each table and index, and what it costs to index one."""
     total = fetch_value(connection, "SELECT count(*) FROM asset")
     sizes = {
@@ -254,7 +257,7 @@ def costs(connection: Connection, probes: list[str]) -> dict[str, float]:
         "vectors, Immich's": "pg_relation_size('smart_search')"
         " + pg_relation_size((SELECT reltoastrelid FROM pg_class"
         " WHERE oid = 'smart_search'::regclass))",
-        "index of vectors, Immich's": "pg_relation_size('clip_index')",
+        **({"index of vectors, Immich's": "pg_relation_size('clip_index')"} if immich else {}),
         "texts, with lines and tsvectors": "pg_table_size('indexer_v1.ocr')",
         "index of texts": "pg_relation_size('indexer_v1.ocr_tsv_idx')",
     }
@@ -333,18 +336,14 @@ def _database(url: str, size: int, seed: int) -> str:
     return make_conninfo(url, dbname=name)
 
 
-def prepare(connection: Connection, size: int, seed: int, progress: Progress) -> dict[str, float]:
-    """The photos, and our functions as they are now. Returns seconds each index took to build."""
-    if not fetch_value(connection, "SELECT to_regclass('bench.built') IS NOT NULL"):
-        if fetch_value(connection, "SELECT to_regclass('public.asset') IS NOT NULL"):
-            raise SystemExit(
-                "A run that was stopped left this database half full: drop it, then this again"
-                f" (DROP DATABASE {photos.name(size, seed)})."
-            )
-        photos.fill(connection, size, seed, progress)
+def prepare(
+    connection: Connection, size: int, seed: int, progress: Progress, immich: bool
+) -> dict[str, float]:
+    """The photos, and our functions as they are now. Returns seconds each stage took to build."""
+    photos.fill(connection, size, seed, progress, immich)
     migrate(connection, "bigram")
     task = progress.add_task("texts of an older tokenizer", total=stale_rows(connection))
-    while done := retokenize(connection):
+    for done in retokenize(connection):
         progress.advance(task, done)
     return dict(connection.execute("SELECT name, seconds FROM bench.built").fetchall())
 
@@ -378,6 +377,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=40, help="queries of each kind (40)")
     parser.add_argument("--url", help="of a superuser; left out: an embedded server of its own")
     parser.add_argument("--folder", type=Path, default=Path(".data/bench"), help="for its data")
+    parser.add_argument("--only", metavar="REGEX", help="queries with such names; no costs")
+    parser.add_argument("--fill", action="store_true", help="make the photos, ask nothing")
+    parser.add_argument(
+        "--without-immich", action="store_true", help="without its index, which takes longest"
+    )
     parser.add_argument("--json", action="store_true", help="the figures as JSON, and nothing else")
     options = parser.parse_args()
     console = Console(stderr=True)
@@ -386,9 +390,18 @@ def main() -> None:
         psycopg.connect(url, autocommit=True) as connection,
         Progress(console=console) as progress,
     ):
-        built = prepare(connection, options.size, options.seed, progress)
+        immich = not options.without_immich
+        built = prepare(connection, options.size, options.seed, progress, immich)
+        if options.fill:
+            return
         made = photos.library(options.size, options.seed)
         asked = kinds(made, choose_words(connection), options.rounds)
+        if not immich:
+            asked = [kind for kind in asked if kind.statement is not IMMICH]
+        if options.only:
+            named = [kind for kind in asked if re.search(options.only, kind.name)]
+            beside = {kind.beside for kind in named}
+            asked = [kind for kind in asked if kind in named or kind.name in beside]
         measure(connection, asked, options.rounds, progress)
         compare(connection, asked, min(options.rounds, 10), progress)
         figures = {
@@ -401,7 +414,7 @@ def main() -> None:
             "rounds": options.rounds,
             "queries": {kind.name: kind.figures() for kind in asked},
             "built": built,
-            "costs": costs(connection, made.probes(20)),
+            "costs": {} if options.only else costs(connection, made.probes(20), immich),
         }
     if options.json:
         json.dump(figures, sys.stdout, indent=2, ensure_ascii=False)

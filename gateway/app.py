@@ -97,7 +97,7 @@ def create_app(
             "caller": Provide(provide_caller),
         },
         exception_handlers=EXCEPTION_HANDLERS,
-        middleware=[access_log, timely],
+        middleware=[access_log, timely(settings.max_body_seconds)],
         before_send=[metrics.count_requests(counted)],
         request_max_body_size=_SMALL_BODY_BYTES,
         openapi_config=openapi.config(),

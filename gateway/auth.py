@@ -41,11 +41,18 @@ KEY_COOKIE = "immich_indexer_key"
 """Holds the API key of Immich that somebody signed in to the page with."""
 
 _CREDENTIAL = re.compile(r"[\x21-\x2b\x2d-\x3a\x3c-\x7e]{1,4096}")  # no comma, no semicolon
-_FORWARDING = ("forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip")
+# What proxies say of themselves and of whom they ask for; and all that begins with `x-forwarded`.
+_FORWARDING = {
+    *("forwarded", "via", "x-real-ip", "x-client-ip", "x-cluster-client-ip"),
+    *("x-original-forwarded-for", "x-original-host", "true-client-ip", "cf-connecting-ip"),
+}
 _PRINTABLE = re.compile(r"[\x20-\x7e]{1,1024}")
 # Immich goes by these before an API key.
 _SESSIONS = {"cookie", "authorization", *_SESSION_HEADERS}
 _PERMISSION = "asset.read"
+REDO = ("job.create", "asset.update")
+"""What a key needs to have photos redone: what Immich itself asks for its own jobs, or more."""
+
 _REMEMBER_SECONDS = 30.0
 _REMEMBER_USERS = 1000
 
@@ -59,12 +66,25 @@ class Caller:
         folder: folder mode: the owner that stands for the folder of photos that is served.
         name: of the Immich user, for people.
         admin: runs this server: Immich's administrators, and whoever sits at this computer.
+        permissions: of the API key of Immich's that was sent; None: a session, which may all.
     """
 
     user: UUID | None
     folder: UUID | None = None
     name: str = ""
     admin: bool = False
+    permissions: frozenset[str] | None = None
+
+    def require(self, *permissions: str) -> None:
+        """Let pass what Immich would let this key do; one of these is enough.
+
+        Raises:
+            PermissionDeniedException: the key hasn't any of them.
+        """
+        if self.permissions is not None and not {"all", *permissions} & self.permissions:
+            raise PermissionDeniedException(
+                f"This API key may not do this; it needs the permission {permissions[0]}."
+            )
 
     @property
     def owner(self) -> UUID | None:
@@ -90,12 +110,22 @@ class Caller:
         return [self.user, *(row["sharedById"] for row in rows)]
 
 
-class User(msgspec.Struct, rename="camel"):
+class _Me(msgspec.Struct, rename="camel"):
     """Immich's answer to `/api/users/me`, as far as it is needed."""
 
     id: UUID
     name: str = ""
     is_admin: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """Whose credentials they are; `permissions` as in `Caller`."""
+
+    id: UUID
+    name: str
+    is_admin: bool
+    permissions: frozenset[str] | None
 
 
 class _Key(msgspec.Struct):
@@ -195,19 +225,22 @@ class ImmichUsers:
         try:
             if answer.status_code != 200:
                 raise msgspec.ValidationError
-            user = msgspec.json.decode(answer.content, type=User)
+            me = msgspec.json.decode(answer.content, type=_Me)
         except msgspec.DecodeError:
             log.warning("immich not understood url=%s status=%d", self._url, answer.status_code)
             raise ServiceUnavailableException(
                 f"{self._url} (IMMICH_URL) answered {answer.status_code} and no user; is it "
                 "Immich's own server?"
             ) from None
+        permissions = None
         if not headers.keys() & _SESSIONS:
-            await self._check_key(headers)
-        return user
+            permissions = await self._permissions(headers)
+        return User(me.id, me.name, me.is_admin, permissions)
 
-    async def _check_key(self, headers: dict[str, str]) -> None:
-        """Let pass an API key that Immich itself would let search; sessions may all.
+    async def _permissions(self, headers: dict[str, str]) -> frozenset[str] | None:
+        """Return what an API key may do, if Immich itself would let it search.
+
+        None for one of an Immich that knows no permissions.
 
         Raises:
             PermissionDeniedException: it hasn't that permission.
@@ -216,18 +249,19 @@ class ImmichUsers:
         try:
             answer = await self._client.get(f"{self._url}/api/api-keys/me", headers=headers)
             if answer.status_code in (400, 404):  # an Immich before this route
-                return
-            permissions = msgspec.json.decode(answer.content, type=_Key).permissions
+                return None
+            permissions = frozenset(msgspec.json.decode(answer.content, type=_Key).permissions)
         except (httpx.HTTPError, msgspec.DecodeError) as error:
             log.warning("immich not understood url=%s error=%s", self._url, type(error).__name__)
             raise ServiceUnavailableException(
                 f"Immich at {self._url} (IMMICH_URL) doesn't say what this API key may do, so it "
                 "may nothing for the moment."
             ) from None
-        if not {"all", _PERMISSION} & set(permissions):
+        if not {"all", _PERMISSION} & permissions:
             raise PermissionDeniedException(
                 f"This API key may not see photos; it needs the permission {_PERMISSION}."
             )
+        return permissions
 
     @contextmanager
     def _unreachable(self) -> Iterator[None]:
@@ -299,12 +333,14 @@ def check_local(request: AnyRequest) -> None:
 
     A web page elsewhere can make a browser here send requests, under a name of its own that
     resolves to 127.0.0.1 (DNS rebinding): the Host header gives it away. A reverse proxy on this
-    computer brings others' requests: its headers do.
+    computer brings others' requests: its headers do, if it sends any.
 
     Raises:
         PermissionDeniedException: anything else.
     """
-    passed_on = any(name in request.headers for name in _FORWARDING)
+    passed_on = any(
+        name in _FORWARDING or name.startswith("x-forwarded") for name in request.headers
+    )
     if passed_on or not (_is_loopback(_host(request)) and _is_loopback(_peer(request))):
         raise PermissionDeniedException(
             "In folder mode there are no users, so searching is for this computer alone: open "

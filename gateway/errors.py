@@ -23,6 +23,7 @@ from typing import Any
 
 from litestar import Request, Response
 from litestar.exceptions import HTTPException, ServiceUnavailableException
+from litestar.exceptions.http_exceptions import RequestEntityTooLarge
 from litestar.exceptions.responses import create_exception_response
 from litestar.types import ExceptionHandlersMap
 
@@ -80,6 +81,17 @@ def _inference_failed(_: AnyRequest, error: InferenceError) -> Response[dict[str
     return _answer(500, str(error))
 
 
+def _too_large(request: AnyRequest, error: RequestEntityTooLarge) -> Response[Any]:
+    if error.detail != RequestEntityTooLarge.detail:
+        return create_exception_response(request, error)
+    limit = request.route_handler.resolve_request_max_body_size()  # Litestar doesn't say it
+    return _answer(
+        413,
+        f"The body is larger than the {limit:,} bytes that are taken here; with pictures, "
+        "MAX_IMAGE_BYTES says how many.",
+    )
+
+
 def _too_deep(_: AnyRequest, __: RecursionError) -> Response[dict[str, Any]]:
     # Nothing of ours recurses but the decoding of what was sent.
     return _answer(422, "The JSON is nested too deeply.")
@@ -97,6 +109,7 @@ def _unexpected(request: AnyRequest, error: Exception) -> Response[dict[str, Any
 
 EXCEPTION_HANDLERS: ExceptionHandlersMap = {
     HTTPException: create_exception_response,
+    RequestEntityTooLarge: _too_large,
     ImageError: _image_error,
     ModelUnavailable: _model_unavailable,
     InferenceError: _inference_failed,

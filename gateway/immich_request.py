@@ -16,9 +16,6 @@ from uuid import UUID
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-MAX_QUERY_LENGTH = 500
-"""Longer ones are no search for words."""
-
 MAX_ITEMS = 100
 """Items in one answer; who asks for more scrolls on."""
 
@@ -32,7 +29,7 @@ _PLACES = 1_000_000
 _TEXT_ALONE = re.compile(r"\s*ocr\s*[:：]", re.IGNORECASE)
 
 _Instant = Annotated[datetime, Meta(tz=True)]
-_Words = Annotated[str, Meta(min_length=1, max_length=MAX_QUERY_LENGTH, pattern=r"\S")]
+_Words = Annotated[str, Meta(min_length=1, pattern=r"\S")]
 _Name = Annotated[str, Meta(min_length=1)]
 _Ids = list[UUID]
 
@@ -121,8 +118,8 @@ class Asked:
 Form = type[SmartRequest] | type[MetadataRequest]
 
 
-def read(body: bytes, form: Form) -> Asked | None:
-    """Read a request; None where any of it isn't ours to answer."""
+def read(body: bytes, form: Form, max_query_length: int) -> Asked | None:
+    """Read a request; None where any of it isn't ours to answer, such as a longer query."""
     try:
         request: SmartRequest | MetadataRequest = msgspec.json.decode(body, type=form)
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -134,6 +131,7 @@ def read(body: bytes, form: Form) -> Asked | None:
     lists = [request.album_ids, request.person_ids, request.tag_ids]
     if (
         "\x00" in typed
+        or len(typed) > max_query_length
         or for_others
         or request.with_deleted
         or request.is_offline is True  # includes trashed ones

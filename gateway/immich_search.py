@@ -117,7 +117,9 @@ async def _answer(
             "Without an Immich, use /search."
         )
     body = await request.body()
-    asked = None if _of_somebody_else(request) else read(body, form)
+    asked = None
+    if not _of_somebody_else(request):
+        asked = read(body, form, services.settings.max_query_length)
     if asked is None:
         log.debug("search passed on to immich reason=not for here")
     else:

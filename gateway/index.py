@@ -14,7 +14,7 @@ from litestar.params import JSONBody, QueryParameter
 from litestar.response import Stream
 from msgspec import Meta
 
-from gateway.auth import Caller, refuse_cross_site
+from gateway.auth import REDO, Caller, refuse_cross_site
 from gateway.openapi import IMMICH_USER, Problem
 from gateway.photos import require
 from gateway.services import Services
@@ -23,7 +23,9 @@ from indexer.status import FailedGroup, Status, WorkerSeen, decode
 _TAGS = ["Index"]
 _RESPONSES = {
     401: ResponseSpec(Problem, description="Attached to Immich: no credentials, or wrong ones"),
-    403: ResponseSpec(Problem, description="Folder mode: not from this computer"),
+    403: ResponseSpec(
+        Problem, description="Folder mode: not from this computer; or a permission is missing"
+    ),
     503: ResponseSpec(Problem, description="PostgreSQL or Immich is away; says what to do"),
 }
 
@@ -136,6 +138,7 @@ async def retry(
     caller: NamedDependency[Caller],
 ) -> Retried:
     """Put failed photos back to work: one's own; for an administrator, everybody's."""
+    caller.require(*REDO)
     owner = None if caller.admin and caller.user else caller.owner
     row = await services.database.fetch_one(
         "SELECT indexer_v1.requeue(NULL, $1, $2, $3) AS jobs", owner, data.task, data.reason

@@ -8,7 +8,8 @@ at once are they refused, with the time after which to ask again.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections import deque
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
 from litestar.enums import ScopeType
@@ -23,10 +24,8 @@ from litestar.types import (
 )
 
 from gateway.errors import AnyRequest
+from indexer.settings import Settings
 
-# As many pictures as there may be in memory, in files and decoded; a full batch for CLIP.
-_AT_ONCE = 16
-_MAX_WAITING = 256
 # With the inference after it, below the 300 s that Immich waits for an answer.
 _WAIT_SECONDS = 240.0
 _RETRY_AFTER_SECONDS = 10
@@ -34,16 +33,22 @@ _RETRY_AFTER_SECONDS = 10
 # A person's search is a small body: it never waits behind pictures.
 _SMALL_BYTES = 64 * 1024
 
-_BODY_SECONDS = 120.0
 _PAUSE_SECONDS = 20.0
 
 
 class Intake:
-    """Turns for requests with large bodies, first come, first served."""
+    """Turns for requests with large bodies, first come, first served.
 
-    def __init__(self) -> None:
-        self._free = asyncio.Semaphore(_AT_ONCE)
-        self._waiting = 0
+    As many at once as MAX_REQUESTS says, and no more bytes than two of the largest images have:
+    who sends many large ones at the same time takes no more memory for it.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._most = settings.max_requests
+        self._most_waiting = settings.max_waiting_requests
+        self._largest = settings.max_image_bytes
+        self._sizes: list[int] = []  # of those who have a turn
+        self._waiting: deque[tuple[asyncio.Future[None], int]] = deque()
 
     @asynccontextmanager
     async def turn(self, request: AnyRequest) -> AsyncIterator[None]:
@@ -56,20 +61,47 @@ class Intake:
         if length is not None and length <= _SMALL_BYTES:
             yield
             return
-        if self._waiting >= _MAX_WAITING:
-            raise self._refusal(f"{self._waiting} requests are waiting")
-        self._waiting += 1
-        try:
-            async with asyncio.timeout(_WAIT_SECONDS):
-                await self._free.acquire()
-        except TimeoutError:
-            raise self._refusal(f"it had no turn within {_WAIT_SECONDS:.0f} s") from None
-        finally:
-            self._waiting -= 1
+        size = self._largest if length is None else min(length, self._largest)
+        await self._wait_for_turn(size)
         try:
             yield
         finally:
-            self._free.release()
+            self._sizes.remove(size)
+            self._give_turns()
+
+    async def _wait_for_turn(self, size: int) -> None:
+        free: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        mine = (free, size)
+        self._waiting.append(mine)
+        self._give_turns()
+        if not free.done() and len(self._waiting) > self._most_waiting:
+            self._waiting.remove(mine)
+            raise self._refusal(f"{len(self._waiting)} requests are waiting")
+        try:
+            async with asyncio.timeout(_WAIT_SECONDS):
+                await free
+        except BaseException as error:
+            if mine in self._waiting:
+                self._waiting.remove(mine)
+            elif not free.cancelled():  # its turn came at the same moment
+                self._sizes.remove(size)
+            self._give_turns()
+            if isinstance(error, TimeoutError):
+                raise self._refusal(f"it had no turn within {_WAIT_SECONDS:.0f} s") from None
+            raise
+
+    def _give_turns(self) -> None:
+        """To the first in the queue, as long as there is room for it."""
+        while self._waiting:
+            free, size = self._waiting[0]
+            if not free.cancelled():
+                if len(self._sizes) >= self._most:
+                    return
+                if sum(self._sizes) + size > 2 * self._largest:
+                    return
+                self._sizes.append(size)
+                free.set_result(None)
+            self._waiting.popleft()
 
     @staticmethod
     def _refusal(why: str) -> ServiceUnavailableException:
@@ -79,34 +111,41 @@ class Intake:
         )
 
 
-def timely(app: ASGIApp) -> ASGIApp:
-    """ASGI middleware: a body that comes too slowly, or stops coming, is refused with 408."""
+def timely(body_seconds: float) -> Callable[[ASGIApp], ASGIApp]:
+    """Make ASGI middleware that answers 408 to a body that comes too slowly, or stops coming."""
 
-    async def hurried(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != ScopeType.HTTP:
-            await app(scope, receive, send)
-            return
-        deadline: float | None = None
-        complete = False
+    def middleware(app: ASGIApp) -> ASGIApp:
+        async def hurried(scope: Scope, receive: Receive, send: Send) -> None:
+            if scope["type"] != ScopeType.HTTP:
+                await app(scope, receive, send)
+                return
+            await app(scope, _soon(receive, body_seconds), send)
 
-        async def receive_soon() -> HTTPReceiveMessage | WebSocketReceiveMessage:
-            nonlocal deadline, complete
-            if complete:  # all that can come is that the client goes
-                return await receive()
-            now = asyncio.get_running_loop().time()
-            deadline = deadline or now + _BODY_SECONDS
-            try:
-                async with asyncio.timeout_at(min(deadline, now + _PAUSE_SECONDS)):
-                    message = await receive()
-            except TimeoutError:
-                raise HTTPException(
-                    status_code=408,
-                    detail=f"The body did not arrive within {_BODY_SECONDS:.0f} s, or stopped "
-                    f"coming for {_PAUSE_SECONDS:.0f} s.",
-                ) from None
-            complete = not message.get("more_body", False)
-            return message
+        return hurried
 
-        await app(scope, receive_soon, send)
+    return middleware
 
-    return hurried
+
+def _soon(receive: Receive, body_seconds: float) -> Receive:
+    deadline: float | None = None
+    complete = False
+
+    async def receive_soon() -> HTTPReceiveMessage | WebSocketReceiveMessage:
+        nonlocal deadline, complete
+        if complete:  # all that can come is that the client goes
+            return await receive()
+        now = asyncio.get_running_loop().time()
+        deadline = deadline or now + body_seconds
+        try:
+            async with asyncio.timeout_at(min(deadline, now + _PAUSE_SECONDS)):
+                message = await receive()
+        except TimeoutError:
+            raise HTTPException(
+                status_code=408,
+                detail=f"The body did not arrive within {body_seconds:g} s (MAX_BODY_SECONDS), "
+                f"or stopped coming for {_PAUSE_SECONDS:.0f} s.",
+            ) from None
+        complete = not message.get("more_body", False)
+        return message
+
+    return receive_soon

@@ -1,7 +1,8 @@
 """MT Photos' AI API on the same models.
 
-Source: MT-Photos/mt-photos-ai (``onnx/server.py``, README) for text and CLIP, and
-MT-Photos/mt-photos-deepface (``server.py``) for faces. An image that can't be read is answered
+Source: MT-Photos/mt-photos-ai (``onnx/server.py``, README) for text and CLIP,
+MT-Photos/mt-photos-deepface and kqstone/mt-photos-insightface-unofficial (``server.py``) for faces,
+the latter's embeddings being of length 1. An image that can't be read is answered
 with 200 and a ``msg``, as there; a model that is away isn't, so that MT Photos asks again.
 """
 
@@ -11,6 +12,7 @@ import hmac
 from typing import Annotated, Any
 
 import msgspec
+import numpy as np
 from litestar import Router, post
 from litestar.connection import ASGIConnection
 from litestar.di import NamedDependency
@@ -31,7 +33,9 @@ from indexer.models.types import Embedding, FaceOptions, ImageError, Line, OcrOp
 _MAX_SIDE = 10_000
 _FACE_MODEL = "buffalo_l"
 _FACES = {"detector_backend": "insightface", "recognition_model": _FACE_MODEL}
-_FACE_MIN_SCORE = 0.65  # as mt-photos-insightface-unofficial has it
+# What mt-photos-insightface-unofficial has, and recommends to MT Photos.
+_FACE_MIN_SCORE = 0.65
+_FACE_LIMITS = {"facial_min_score": _FACE_MIN_SCORE, "facial_max_distance": 0.5}
 
 _FILE = multipart_operation(files={"file": "An image file."})
 _RESPONSES = {
@@ -60,13 +64,13 @@ class _Face(msgspec.Struct, rename="camel"):
 
 
 @post("/check", status_code=200, responses=_RESPONSES, summary="Check the key")
-async def check(services: NamedDependency[Services]) -> dict[str, str]:
+async def check(services: NamedDependency[Services]) -> dict[str, Any]:
     """Say that the service runs and the key is right."""
     return {
         "result": "pass",
         "title": "mt-photos-ai服务",
         "help": "https://mtmt.tech/docs/advanced/ocr_api",
-    } | (_FACES if services.settings.faces_by != "off" else {})
+    } | (_FACES | _FACE_LIMITS if services.settings.faces_by != "off" else {})
 
 
 @post(["/restart", "/restart_v2"], status_code=200, responses=_RESPONSES, summary="Does nothing")
@@ -229,8 +233,9 @@ def _box(line: Line, photo: Photo) -> dict[str, str]:
 
 def _represented(face: _Face) -> dict[str, Any]:
     box = face.bounding_box
+    embedding = np.array(msgspec.json.decode(face.embedding, type=list[float]))
     return {
-        "embedding": msgspec.json.decode(face.embedding, type=list[float]),
+        "embedding": (embedding / (np.linalg.norm(embedding) or 1.0)).tolist(),
         "facial_area": {
             "x": int(box.x1),
             "y": int(box.y1),

@@ -18,11 +18,10 @@ from gateway.auth import Caller
 from gateway.errors import AnyRequest
 from gateway.openapi import IMMICH_USER, Problem
 from gateway.search import (
-    MAX_LIMIT,
-    MAX_QUERY_LENGTH,
     MatchedLine,
     PhotoSummary,
     SearchFilter,
+    check_sizes,
     encode_filter,
     filtered,
     matching_lines,
@@ -34,7 +33,9 @@ from gateway.thumbnails import Picture, Size
 _TAGS = ["Photos"]
 _RESPONSES = {
     401: ResponseSpec(Problem, description="Attached to Immich: no credentials, or wrong ones"),
-    403: ResponseSpec(Problem, description="Folder mode: not from this computer"),
+    403: ResponseSpec(
+        Problem, description="Folder mode: not from this computer; or a permission is missing"
+    ),
     404: ResponseSpec(Problem, description="No such photo that the caller may see"),
     503: ResponseSpec(Problem, description="PostgreSQL or Immich is away; says what to do"),
 }
@@ -49,7 +50,7 @@ _PRIVATE = {
 class PhotosRequest(msgspec.Struct, forbid_unknown_fields=True):
     """Which photos, and which page of them."""
 
-    limit: Annotated[int, Meta(ge=1, le=MAX_LIMIT)] = 50
+    limit: Annotated[int, Meta(ge=1)] = 50
     offset: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
     filter: SearchFilter | None = None
 
@@ -152,6 +153,7 @@ async def photos(
     caller: NamedDependency[Caller],
 ) -> PhotosAnswer:
     """Return photos without a query, newest first, filtered as in a search."""
+    check_sizes(services.settings, limit=data.limit)
     with filtered():
         rows = await services.searching.fetch(
             """
@@ -188,11 +190,10 @@ async def photo(
     asset_id: FromPath[UUID],
     services: NamedDependency[Services],
     caller: NamedDependency[Caller],
-    q: Annotated[
-        str, QueryParameter(description="Mark what answers this.", max_length=MAX_QUERY_LENGTH)
-    ] = "",
+    q: Annotated[str, QueryParameter(description="Mark what answers this.")] = "",
 ) -> Photo:
     """Return a photo that the caller may see, with its text and where each line is."""
+    check_sizes(services.settings, q)
     await require(asset_id, services, caller)
     row = await services.database.fetch_one(
         """
@@ -255,6 +256,7 @@ async def thumbnail(
     ] = "thumbnail",
 ) -> Response[bytes]:
     """Return a JPEG that the caller may see; from Immich where the media folder isn't here."""
+    caller.require("asset.view")
     preview = await require(asset_id, services, caller)
     if preview is None:
         raise NotFoundException("The photo has no preview yet.")

@@ -13,7 +13,7 @@ from litestar.exceptions import NotFoundException
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import FromPath, PathParameter, QueryParameter
 
-from gateway.auth import Caller, refuse_cross_site
+from gateway.auth import REDO, Caller, refuse_cross_site
 from gateway.openapi import IMMICH_USER, Problem
 from gateway.services import Services
 
@@ -21,7 +21,9 @@ Task = Literal["ocr", "clip", "all"]
 
 _RESPONSES = {
     401: ResponseSpec(Problem, description="Attached to Immich: no credentials, or wrong ones"),
-    403: ResponseSpec(Problem, description="Folder mode: not from this computer"),
+    403: ResponseSpec(
+        Problem, description="Folder mode: not from this computer; or a permission is missing"
+    ),
     404: ResponseSpec(Problem, description="No such photo or request of yours"),
     503: ResponseSpec(Problem, description="PostgreSQL or Immich is away; says what to do"),
 }
@@ -67,6 +69,7 @@ async def reprocess(
 
     Attached to Immich, only one's own photos can be redone.
     """
+    caller.require(*REDO)
     row = await services.database.fetch_one(
         f"""
         INSERT INTO indexer_v1.reprocess (asset_id, task)

@@ -13,7 +13,7 @@ import msgspec
 import pgvector
 from litestar import get, post
 from litestar.di import NamedDependency
-from litestar.exceptions import NotFoundException
+from litestar.exceptions import ClientException, NotFoundException
 from litestar.openapi.datastructures import ResponseSpec
 from litestar.params import JSONBody, QueryParameter
 from msgspec import UNSET, Meta, UnsetType
@@ -24,17 +24,18 @@ from gateway.errors import Unprocessable
 from gateway.openapi import IMMICH_USER, Problem
 from gateway.services import Services
 from indexer.models.types import Embedding
+from indexer.settings import Settings
 
-MAX_QUERY_LENGTH = 500
-MAX_LIMIT = 200
 MAX_OFFSET = 5000
 
 Method = Literal["rrf", "weighted"]
 
 _QUERY = (
     "Words in the picture, or what it shows. `发票 2024` both, `发票 OR 收据` either, "
-    '`"上海 虹桥"` exactly, `-作废` not, `ocr:发票` by the text in it alone.'
+    '`"上海 虹桥"` exactly, `-作废` not, `ocr:发票` by the text in it alone. At most '
+    "`MAX_QUERY_LENGTH` characters (500)."
 )
+_LIMIT = "Results on a page, at most `MAX_PAGE_SIZE` (200)."
 _METHOD = (
     "`rrf`: reciprocal rank fusion of the two rankings; `weighted`: the mean of the two scores."
 )
@@ -54,8 +55,7 @@ _SEARCH = """
            (to_jsonb(a) ->> 'height')::int AS height, indexer_v1.preview_path(a.id) AS preview,
            s.score, s.text_rank, s.text_score, s.vector_rank, s.vector_distance
     FROM indexer_v1.search(query => $1, embedding => $2, owners => $3, max_results => $4,
-                           skip => $5, method => $6, filter => $7::jsonb,
-                           max_distance => $8) WITH ORDINALITY AS s
+                           skip => $5, method => $6, filter => $7::jsonb) WITH ORDINALITY AS s
     JOIN asset a ON a.id = s.asset_id
     ORDER BY s.ordinality
 """
@@ -91,8 +91,8 @@ class SearchFilter(msgspec.Struct, rename="camel", forbid_unknown_fields=True, o
 class SearchRequest(msgspec.Struct, forbid_unknown_fields=True):
     """What to search for, among which photos, and which page of it."""
 
-    q: Annotated[str, Meta(max_length=MAX_QUERY_LENGTH, description=_QUERY)]
-    limit: Annotated[int, Meta(ge=1, le=MAX_LIMIT, description="Results on a page.")] = 50
+    q: Annotated[str, Meta(description=_QUERY)]
+    limit: Annotated[int, Meta(ge=1, description=_LIMIT)] = 50
     offset: Annotated[int, Meta(ge=0, le=MAX_OFFSET, description="Results to skip.")] = 0
     method: Annotated[Method, Meta(description=_METHOD)] = "rrf"
     filter: SearchFilter | None = None
@@ -100,7 +100,8 @@ class SearchRequest(msgspec.Struct, forbid_unknown_fields=True):
         UUID | None,
         Meta(
             description="A photo: what it shows is searched for, the nearest first, in place of "
-            "what the query says of the picture. It isn't among the results itself."
+            "what the query says of the picture. It isn't among the results itself, nor is what "
+            "is farther away than the index's greatest distance."
         ),
     ] = None
 
@@ -181,10 +182,8 @@ class SearchAnswer(msgspec.Struct):
 async def search(
     services: NamedDependency[Services],
     caller: NamedDependency[Caller],
-    q: Annotated[str, QueryParameter(description=_QUERY, max_length=MAX_QUERY_LENGTH)],
-    limit: Annotated[
-        int, QueryParameter(description="Results on a page.", ge=1, le=MAX_LIMIT)
-    ] = 50,
+    q: Annotated[str, QueryParameter(description=_QUERY)],
+    limit: Annotated[int, QueryParameter(description=_LIMIT, ge=1)] = 50,
     offset: Annotated[int, QueryParameter(description="Results to skip.", ge=0, le=MAX_OFFSET)] = 0,
     method: Annotated[Method, QueryParameter(description=_METHOD)] = "rrf",
 ) -> SearchAnswer:
@@ -209,7 +208,24 @@ async def search_json(
     return await _search(data, services, caller)
 
 
+def check_sizes(settings: Settings, query: str = "", limit: int = 1) -> None:
+    """Refuse a query that is too long, or a page that is too large.
+
+    Raises:
+        ClientException: says which setting it is.
+    """
+    if len(query) > settings.max_query_length:
+        raise ClientException(
+            f"The query is longer than {settings.max_query_length} characters (MAX_QUERY_LENGTH)."
+        )
+    if limit > settings.max_page_size:
+        raise ClientException(
+            f"A page has no more than {settings.max_page_size} results (MAX_PAGE_SIZE)."
+        )
+
+
 async def _search(asked: SearchRequest, services: Services, caller: Caller) -> SearchAnswer:
+    check_sizes(services.settings, asked.q, asked.limit)
     query = asked.q.replace("\x00", " ")  # PostgreSQL's text can't hold it
     owners = await caller.owners(services.database)
     if asked.like is None:
@@ -220,8 +236,6 @@ async def _search(asked: SearchRequest, services: Services, caller: Caller) -> S
         services.searching,
         query=query,
         embedding=embedding,
-        # Two pictures are nearer to each other than a text is to any picture: no limit.
-        max_distance=None if asked.like is None else 2.0,
         owners=owners,
         # one more than asked for, to know whether there is a next page
         max_results=asked.limit + 1,
@@ -281,7 +295,6 @@ async def _ranked(
     *,
     query: str,
     embedding: Embedding | None,
-    max_distance: float | None,
     owners: list[UUID] | None,
     max_results: int,
     skip: int,
@@ -304,7 +317,6 @@ async def _ranked(
             skip,
             method,
             encode_filter(chosen),
-            max_distance,
         )
 
 

@@ -118,7 +118,7 @@ def make_server(app: Litestar, settings: Settings) -> uvicorn.Server:
             http=_Protocol,
             ws="none",
             h11_max_incomplete_event_size=64 * 1024,
-            limit_concurrency=512,
+            limit_concurrency=settings.max_connections,
             # Longer than Immich keeps an idle connection, so that it never meets a closing one.
             timeout_keep_alive=75,
             timeout_graceful_shutdown=_GRACE_SECONDS,

@@ -37,7 +37,7 @@ class Services:
         self.counting = asyncio.Lock()
         self.engine = engine
         self.inference = Inference(settings, engine)
-        self.intake = Intake()
+        self.intake = Intake(settings)
         self.clip_names = ClipNames()
         self.database: Queries = database or NoDatabase()
         self.replica = _replica(settings, self.database)
@@ -85,7 +85,7 @@ async def provide_caller(request: AnyRequest, services: NamedDependency[Services
     """
     if services.settings.attached:
         user = await services.users.user(request)
-        return Caller(user.id, name=user.name, admin=user.is_admin)
+        return Caller(user.id, name=user.name, admin=user.is_admin, permissions=user.permissions)
     check_local(request)
     folder = services.settings.photos_dir
     return Caller(None, owner_of(folder) if folder else None, admin=True)

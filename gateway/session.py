@@ -46,9 +46,9 @@ class Session(msgspec.Struct):
 
 
 class SignIn(msgspec.Struct, forbid_unknown_fields=True):
-    """An API key of Immich's with the permissions user.read and asset.read.
+    """An API key of Immich's with the permissions user.read, asset.read and asset.view.
 
-    Where the media folder is not mounted here, asset.view too.
+    To have photos redone, job.create too.
     """
 
     key: Annotated[str, Meta(max_length=4096)]

@@ -9,12 +9,14 @@ from collections import OrderedDict
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from gateway.inference import Inference
 from indexer.media import Media
 from indexer.models import images
 from indexer.models.types import ImageError
+from indexer.previews import find_preview
 from indexer.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -62,19 +64,20 @@ class Thumbnails:
             path: of the preview, as Immich's database has it.
 
         Raises:
-            OSError: it can't be read here.
+            OSError: it can't be read here, or leads out of the folder of previews.
             ImageError, InferenceError: it can't be decoded; says why.
         """
-        here = self._media.locate(path)
 
-        def state() -> str:
+        def find() -> tuple[Path, str]:
+            here = find_preview(self._media, path)
             status = here.stat()
-            return f"{path}\n{status.st_mtime_ns}\n{status.st_size}"
+            return here, f"{path}\n{status.st_mtime_ns}\n{status.st_size}"
 
         def read() -> bytes:
             return images.read(here, max_bytes=self._settings.max_image_bytes)
 
-        etag = _etag(await asyncio.to_thread(state), size)
+        here, state = await asyncio.to_thread(find)
+        etag = _etag(state, size)
         return Picture(etag, await self._made(etag, read, size))
 
     async def of_bytes(self, data: bytes, size: Size) -> Picture:
@@ -137,7 +140,7 @@ class Thumbnails:
 
     def _size(self, path: str) -> tuple[int, int] | None:
         try:
-            here = self._media.locate(path)
+            here = find_preview(self._media, path)
             key = f"{path}\n{here.stat().st_mtime_ns}"
             if key not in self._sizes:
                 self._sizes[key] = images.read_size(here)

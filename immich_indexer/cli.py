@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Literal, NoReturn
 from uuid import UUID
@@ -14,7 +15,7 @@ import click
 import msgspec
 import psycopg
 from rich.console import Console
-from rich.progress import track
+from rich.progress import Progress
 
 from gateway.server import StartError
 from immich_indexer import doctor as doctor_module
@@ -34,12 +35,13 @@ from indexer import library
 from indexer.models.engine import Engine
 from indexer.settings import Settings, SettingsError
 from indexer.status import look
+from pg import reindex as reindexing
 from pg.connect import UnreachableError, UrlError, connect
 from pg.detach import detach as detach_from
 from pg.embedded import ServerError
 from pg.locks import TablesLockedError
 from pg.migrate import MigrationError, Report, stale_rows
-from pg.migrate import retokenize as retokenize_chunk
+from pg.migrate import retokenize as retokenize_chunks
 
 _ADVICE = (
     SettingsError,
@@ -177,8 +179,11 @@ def _say_migrated(report: Report, url: str) -> None:
     console.print(f"The database is up to date; the tokenizer is {report.tokenizer}.")
     with connect(url) as connection:
         stale = stale_rows(connection)
+        outdated = reindexing.is_outdated(connection)
     if stale:
         console.print(f"{stale} texts are of another: run immich-indexer retokenize")
+    if outdated:
+        console.print("An older version built the index of embeddings: run immich-indexer reindex")
 
 
 @cli.command()
@@ -283,7 +288,7 @@ def _engine_of_index(
 @click.option(
     "--tokenizer",
     type=click.Choice(["zhparser", "bigram"]),
-    help="Change to this one first. For zhparser, CREATE EXTENSION zhparser first; a "
+    help="Change to this one first. For zhparser, CREATE EXTENSION zhparser first; a dump "
     "of such a database restores only where zhparser is installed.",
 )
 @pass_settings
@@ -295,12 +300,40 @@ def retokenize(settings: Settings, tokenizer: Literal["zhparser", "bigram"] | No
         _, report = prepare(url, settings, choose_clip_model=False)
         with connect(url) as connection:
             total = stale_rows(connection)
-            chunk = 200
-            for _ in track(range(0, total, chunk), "Retokenizing", console=console):
-                retokenize_chunk(connection, chunk)
-            while retokenize_chunk(connection, chunk):  # what came meanwhile
-                pass
-    console.print(f"{total} texts retokenized with {report.tokenizer}.")
+            done = 0
+            with Progress(console=console) as progress:
+                task = progress.add_task("Retokenizing", total=total)
+                for chunk in retokenize_chunks(connection):
+                    done += chunk
+                    progress.update(task, completed=done, total=max(done, total))
+    console.print(f"{done} texts retokenized with {report.tokenizer}.")
+
+
+@cli.command()
+@click.option(
+    "--memory",
+    help="For this build, e.g. 2GB; as the server has it (maintenance_work_mem) if left out.",
+)
+@pass_settings
+def reindex(settings: Settings, memory: str | None) -> None:
+    """Build the index of embeddings anew, as this version does; searches go on meanwhile."""
+    with database(settings) as url:
+        prepare(url, settings, choose_clip_model=False)
+        with connect(url) as connection, connect(url) as watching:
+            needed = reindexing.memory_needed(connection) // 1_000_000
+            console.print(f"Faster with some {needed} MB: --memory {needed}MB", highlight=False)
+            started = time.monotonic()
+            with Progress(console=console) as progress, ThreadPoolExecutor(1) as aside:
+                task = progress.add_task("Building", total=None)
+                build = aside.submit(reindexing.rebuild, connection, memory)
+                while not build.done():
+                    if at := reindexing.progress(watching):
+                        progress.update(
+                            task, description=at.phase, completed=at.done, total=at.total or None
+                        )
+                    time.sleep(0.5)
+                build.result()
+    console.print(f"The index of embeddings is new; {time.monotonic() - started:.0f} seconds.")
 
 
 @cli.command()

@@ -20,6 +20,7 @@ from indexer.models.types import FaceOptions, ImageError
 from indexer.previews import previews
 from indexer.queue import recorded_clip_model
 from indexer.settings import Settings, SettingsError
+from pg import reindex
 from pg.connect import Connection, UnreachableError, UrlError, address, connect
 from pg.embedded import ServerError
 from pg.migrate import stale_rows
@@ -135,6 +136,14 @@ def _schema(connection: Connection, settings: Settings) -> Iterator[Finding]:
         yield Finding("triggers", f"missing: {names}", "run: immich-indexer attach")
     else:
         yield Finding("triggers", "in place")
+
+    if reindex.is_outdated(connection):
+        yield Finding(
+            "index of embeddings",
+            "built by an older version, finds a little less",
+            "run immich-indexer reindex, while searches go on",
+            fatal=False,
+        )
 
     recorded = recorded_clip_model(connection)
     if recorded not in (None, settings.clip_model):

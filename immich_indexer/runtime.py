@@ -25,6 +25,7 @@ from indexer.immich import ClipModelWatch, adopt, read_config
 from indexer.metrics import Metrics
 from indexer.models.engine import Engine
 from indexer.reconcile import Reconciler
+from indexer.rounds import Rounds
 from indexer.settings import Settings
 from indexer.shared import SharedEngine
 from indexer.worker import Worker
@@ -187,7 +188,7 @@ def _run_once(
         signal.signal(number, stop)
     engine = SharedEngine(settings, url, metrics, leave)
     worker = Worker(settings, url, engine, metrics=metrics) if with_worker else None
-    watcher: Reconciler | ClipModelWatch
+    watcher: Rounds
     if worker:
         watcher = Reconciler(settings, url, engine.ocr_model, settings.photos_dir, start_anew)
     else:

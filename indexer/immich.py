@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import logging
-import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
 import msgspec
-import psycopg
 from msgspec import Meta
 
 from indexer.models.clip import MODELS
 from indexer.models.clip_torch import STAND_IN
 from indexer.models.types import OcrOptions
+from indexer.rounds import Rounds
 from indexer.settings import Settings
-from pg.connect import Connection, connect
+from pg.connect import Connection
 
 log = logging.getLogger(__name__)
 
@@ -114,7 +113,7 @@ def adopt(settings: Settings, config: ImmichConfig | None) -> Settings:
         return settings
     return msgspec.structs.replace(
         settings,
-        clip_model=config.clip_model or settings.clip_model,
+        clip_model=wanted_clip_model(settings, config),
         ocr_min_box_score=config.ocr.min_box_score,
         ocr_min_text_score=config.ocr.min_text_score,
         ocr_max_resolution=config.ocr.max_resolution,
@@ -137,43 +136,26 @@ def same_embeddings(settings: Settings, config: ImmichConfig | None) -> bool:
     return config is not None and config.cn_clip == settings.clip_model
 
 
-class ClipModelWatch:
-    """Looks, in a thread of its own, whether another CLIP model is chosen in Immich.
+def wanted_clip_model(settings: Settings, config: ImmichConfig | None) -> str:
+    """What CLIP_MODEL is to be: the model that is chosen in Immich, or what is set."""
+    return (config and config.clip_model) or settings.clip_model
+
+
+class ClipModelWatch(Rounds):
+    """Looks whether another CLIP model is chosen in Immich.
 
     For a gateway without a worker; beside one, `indexer.reconcile` looks.
 
     Args:
         settings: with the model in use.
         url: of the database. It may be away.
-        on_clip_model: called once, with the other model.
+        on_clip_model: called with the other model.
     """
 
     def __init__(self, settings: Settings, url: str, on_clip_model: Callable[[str], None]) -> None:
-        self._used = settings.clip_model
-        self._url = url
-        self._on_clip_model = on_clip_model
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="clip-model-watch", daemon=True)
+        def look(connection: Connection) -> None:
+            wanted = wanted_clip_model(settings, read_config(connection))
+            if wanted != settings.clip_model:
+                on_clip_model(wanted)
 
-    def start(self) -> None:
-        """Begin looking."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Stop and wait for the look that is under way. Idempotent."""
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join()
-
-    def _run(self) -> None:
-        while not self._stop.wait(_WATCH_SECONDS):
-            try:
-                with connect(self._url) as connection:
-                    config = read_config(connection)
-            except (psycopg.Error, OSError) as error:
-                log.debug("Immich's settings can't be looked at: %s", error)
-                continue
-            wanted = config.clip_model if config else None
-            if wanted not in (None, self._used):
-                self._on_clip_model(str(wanted))
-                return
+        super().__init__("clip-model-watch", url, look, _WATCH_SECONDS, logging.DEBUG)

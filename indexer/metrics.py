@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable
+from typing import get_args
 
 import psycopg
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
@@ -15,6 +16,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 from psycopg_pool import ConnectionPool, PoolTimeout
 
+from indexer.queue import FailureKind
 from pg.connect import Connection, pool
 
 log = logging.getLogger(__name__)
@@ -77,6 +79,8 @@ class Metrics:
             namespace=_NAMESPACE,
             registry=self.registry,
         )
+        for kind in get_args(FailureKind):  # Prometheus doesn't see a rise from nothing to one
+            self.failures.labels(kind)
         self.notify_to_done = Histogram(
             "notify_to_done_seconds",
             "From the event that made a job (an upload, a request) to its result being searchable.",

@@ -8,6 +8,7 @@ import os
 import stat
 from dataclasses import dataclass
 from datetime import datetime
+from pathlib import Path
 from typing import BinaryIO, Protocol
 from uuid import UUID
 
@@ -155,21 +156,31 @@ class FetchedPreviews:
         return "is it a gateway of this version?"
 
 
+def find_preview(media: Media, path: str) -> Path:
+    """Where a preview lies that others may see: inside the folder of previews, links followed.
+
+    Raises:
+        OSError: no such file, or not in that folder.
+    """
+    folder = media.folder(path)
+    if folder is None:
+        raise PermissionError(errno.EACCES, "not in a folder of MEDIA_MAP, nor in thumbs", path)
+    here = media.locate(path).resolve(strict=True)
+    if not here.is_relative_to(folder.resolve()):
+        raise PermissionError(errno.EACCES, "it leads out of the folder of previews", path)
+    return here
+
+
 def open_preview(media: Media, path: str, max_bytes: int) -> tuple[BinaryIO, FileStamp]:
-    """Open a file for others: only one inside the folder that previews are in, links followed.
+    """Open a file for others; see `find_preview`.
 
     Raises:
         MediaAwayError: the folder is away.
         OSError: no such file, or not in that folder.
         ImageError: larger than `max_bytes`, or no file.
     """
-    folder = media.folder(path)
-    if folder is None:
-        raise PermissionError(errno.EACCES, "not in a folder of MEDIA_MAP, nor in thumbs", path)
     try:
-        here = media.locate(path).resolve(strict=True)
-        if not here.is_relative_to(folder.resolve()):
-            raise PermissionError(errno.EACCES, "it leads out of the folder of previews", path)
+        here = find_preview(media, path)
         file = open(here, "rb", opener=images.open_at_once)  # noqa: SIM115 - the caller's
     except OSError:
         media.check_present(path)

@@ -326,84 +326,105 @@ def _finish_held(
     return mine
 
 
+# One statement for all rows, not `executemany`: that is a pipeline, and a session in the middle of
+# one is not idle for PostgreSQL. A worker that froze there would hold its locks for ever.
+
+
 def _write_texts(cursor: psycopg.Cursor[Any], outcomes: list[Outcome]) -> None:
-    rows = [
-        {
-            "asset_id": outcome.job.asset_id,
-            "text": "\n".join(line.text for line in outcome.result.lines).replace("\0", ""),
-            "lines": Jsonb(
-                [
-                    {
-                        "text": line.text.replace("\0", ""),
-                        "box": [round(value, 5) for value in line.box],
-                        "box_score": round(line.box_score, 4),
-                        "text_score": round(line.text_score, 4),
-                    }
-                    for line in outcome.result.lines
-                ]
-            ),
-            "model": outcome.result.model,
-            "content_hash": outcome.result.content_hash,
-            "size": outcome.result.file.size,
-            "modified": outcome.result.file.modified,
-        }
-        for outcome in outcomes
-        if isinstance(outcome.result, Text)
-    ]
-    if rows:
-        cursor.executemany(
+    texts = [(o.job.asset_id, o.result) for o in outcomes if isinstance(o.result, Text)]
+    if texts:
+        cursor.execute(
             """
             INSERT INTO indexer_v1.ocr AS o
                 (asset_id, text, lines, tsv, tokenizer, model, content_hash, file_size,
                  file_modified)
-            VALUES (%(asset_id)s, %(text)s, %(lines)s, indexer_v1.to_tsvector(%(text)s),
-                    indexer_v1.tokenizer(), %(model)s, %(content_hash)s, %(size)s, %(modified)s)
+            SELECT r.asset_id, r.text, r.lines, indexer_v1.to_tsvector(r.text),
+                   indexer_v1.tokenizer(), r.model, r.content_hash, r.size, r.modified
+            FROM unnest(%s::uuid[], %s::text[], %s::jsonb[], %s::text[], %s::bytea[], %s::bigint[],
+                        %s::timestamptz[])
+                 AS r(asset_id, text, lines, model, content_hash, size, modified)
             ON CONFLICT (asset_id) DO UPDATE SET
                 text = excluded.text, lines = excluded.lines, tsv = excluded.tsv,
                 tokenizer = excluded.tokenizer, model = excluded.model,
                 content_hash = excluded.content_hash, updated_at = now(),
                 file_size = excluded.file_size, file_modified = excluded.file_modified
             """,
-            rows,
+            [
+                [asset_id for asset_id, _ in texts],
+                [
+                    "\n".join(line.text for line in text.lines).replace("\0", "")
+                    for _, text in texts
+                ],
+                [_lines(text) for _, text in texts],
+                [text.model for _, text in texts],
+                [text.content_hash for _, text in texts],
+                [text.file.size for _, text in texts],
+                [text.file.modified for _, text in texts],
+            ],
         )
     touched = [
-        (outcome.result.file.size, outcome.result.file.modified, outcome.job.asset_id)
+        (outcome.job.asset_id, outcome.result.file)
         for outcome in outcomes
         if isinstance(outcome.result, Unchanged) and outcome.job.task == "ocr"
     ]
     if touched:
-        cursor.executemany(
-            "UPDATE indexer_v1.ocr SET file_size = %s, file_modified = %s WHERE asset_id = %s",
-            touched,
+        cursor.execute(
+            """
+            UPDATE indexer_v1.ocr o SET file_size = r.size, file_modified = r.modified
+            FROM unnest(%s::uuid[], %s::bigint[], %s::timestamptz[]) AS r(asset_id, size, modified)
+            WHERE o.asset_id = r.asset_id
+            """,
+            [
+                [asset_id for asset_id, _ in touched],
+                [file.size for _, file in touched],
+                [file.modified for _, file in touched],
+            ],
         )
+
+
+def _text(text: Text) -> str:
+    return "\n".join(line.text for line in text.lines).replace("\0", "")
+
+
+def _lines(text: Text) -> Jsonb:
+    return Jsonb(
+        [
+            {
+                "text": line.text.replace("\0", ""),
+                "box": [round(value, 5) for value in line.box],
+                "box_score": round(line.box_score, 4),
+                "text_score": round(line.text_score, 4),
+            }
+            for line in text.lines
+        ]
+    )
 
 
 def _write_vectors(cursor: psycopg.Cursor[Any], outcomes: list[Outcome]) -> None:
-    rows = [
-        {
-            "asset_id": outcome.job.asset_id,
-            "embedding": "[" + ",".join(f"{v:.6g}" for v in outcome.result.embedding) + "]",
-            "model": outcome.result.model,
-            "content_hash": outcome.result.content_hash,
-        }
-        for outcome in outcomes
-        if isinstance(outcome.result, Vector)
-    ]
-    if rows:
-        models = {str(row["model"]) for row in rows}
-        recorded = recorded_clip_model(cursor.connection, lock="FOR SHARE")
-        if models != {recorded}:
-            raise ClipModelChangedError(f"the index is made with {recorded}, not {models}")
-        cursor.executemany(
-            """
-            INSERT INTO indexer_v1.clip AS c (asset_id, embedding, model, content_hash)
-            VALUES (%(asset_id)s, %(embedding)s::halfvec, %(model)s, %(content_hash)s)
-            ON CONFLICT (asset_id) DO UPDATE SET
-                embedding = excluded.embedding, model = excluded.model,
-                content_hash = excluded.content_hash, updated_at = now()
-            """,
-            rows,
-        )
+    vectors = [(o.job.asset_id, o.result) for o in outcomes if isinstance(o.result, Vector)]
+    if not vectors:
+        return
+    models = {vector.model for _, vector in vectors}
+    recorded = recorded_clip_model(cursor.connection, lock="FOR SHARE")
+    if models != {recorded}:
+        raise ClipModelChangedError(f"the index is made with {recorded}, not {models}")
+    cursor.execute(
+        """
+        INSERT INTO indexer_v1.clip AS c (asset_id, embedding, model, content_hash)
+        SELECT r.asset_id, r.embedding::halfvec, r.model, r.content_hash
+        FROM unnest(%s::uuid[], %s::text[], %s::text[], %s::bytea[])
+             AS r(asset_id, embedding, model, content_hash)
+        ON CONFLICT (asset_id) DO UPDATE SET
+            embedding = excluded.embedding, model = excluded.model,
+            content_hash = excluded.content_hash, updated_at = now()
+        """,
+        [
+            [asset_id for asset_id, _ in vectors],
+            ["[" + ",".join(f"{v:.6g}" for v in vector.embedding) + "]" for _, vector in vectors],
+            [vector.model for _, vector in vectors],
+            [vector.content_hash for _, vector in vectors],
+        ],
+    )
 
 
 def recorded_clip_model(connection: Connection, lock: Literal["", "FOR SHARE"] = "") -> str | None:

@@ -13,16 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
-import psycopg
-
 from indexer import library, queue
-from indexer.immich import ocr_options, read_config, same_embeddings
+from indexer.immich import ocr_options, read_config, same_embeddings, wanted_clip_model
 from indexer.media import Media
 from indexer.models.types import OcrOptions
 from indexer.queue import FileStamp
+from indexer.rounds import Rounds
 from indexer.settings import Settings
-from pg.connect import Connection, connect
-from pg.migrate import MigrationError, migrate
+from pg.connect import Connection
+from pg.migrate import migrate
 from pg.query import fetch_value
 
 log = logging.getLogger(__name__)
@@ -147,7 +146,7 @@ def find_changed_files(
     return found
 
 
-class Reconciler:
+class Reconciler(Rounds):
     """Does it in a thread of its own, on start and periodically.
 
     Args:
@@ -168,8 +167,9 @@ class Reconciler:
         folder: Path | None = None,
         on_clip_model: Callable[[str], None] | None = None,
     ) -> None:
+        seconds = _FOLDER_INTERVAL_SECONDS if folder else INTERVAL_SECONDS
+        super().__init__("reconcile", url, self._reconcile, seconds)
         self._settings = settings
-        self._url = url
         self._ocr_model = ocr_model
         self._folder = folder
         self._on_clip_model = on_clip_model
@@ -179,32 +179,8 @@ class Reconciler:
         self._next_files = 0.0
         self._history = ""
         self._recorded: str | None = None
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="reconciler", daemon=True)
 
-    def start(self) -> None:
-        """Begin with the first look."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Stop and wait for the look that is under way. Idempotent."""
-        self._stop.set()
-        if self._thread.is_alive():
-            self._thread.join()
-
-    def _run(self) -> None:
-        interval = _FOLDER_INTERVAL_SECONDS if self._folder else INTERVAL_SECONDS
-        while not self._stop.is_set():
-            try:
-                with connect(self._url) as connection:
-                    self._look(connection)
-            except (psycopg.Error, OSError, MigrationError) as error:
-                log.warning("reconcile: %s", str(error).strip())
-            except Exception:  # the thread must not end: nobody else finds what was missed
-                log.exception("reconcile")
-            self._stop.wait(interval)
-
-    def _look(self, connection: Connection) -> None:
+    def _reconcile(self, connection: Connection) -> None:
         if self._folder:
             library.scan(connection, self._folder)
         reconcile(connection, self._settings, self._ocr_model)
@@ -212,7 +188,7 @@ class Reconciler:
             self._history = history
             self._next_files = 0.0
         config = read_config(connection)
-        wanted = (config and config.clip_model) or self._settings.clip_model
+        wanted = wanted_clip_model(self._settings, config)
         # Gone, after a fail-over to a copy from before us: whoever starts anew records it again.
         before, self._recorded = self._recorded, queue.recorded_clip_model(connection)
         forgotten = before is not None and self._recorded is None
@@ -220,5 +196,5 @@ class Reconciler:
             self._on_clip_model(wanted)
         elif self._has_files and time.monotonic() >= self._next_files:
             self._next_files = time.monotonic() + _FILES_INTERVAL_SECONDS
-            if changed := find_changed_files(connection, self._media, self._stop):
+            if changed := find_changed_files(connection, self._media, self.stopping):
                 log.info("%d files had changed at the same path", changed)

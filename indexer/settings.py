@@ -218,6 +218,42 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             "takes longer fails; a process that hangs starts itself anew.",
         ),
     ] = 120.0
+    max_requests: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=1000,
+            description="Requests with a picture that the gateway takes at once, together no "
+            "larger than two of `MAX_IMAGE_BYTES`. More wait, unread, in the order they came.",
+        ),
+    ] = 16
+    max_waiting_requests: Annotated[
+        int,
+        Meta(
+            ge=0,
+            description="So many of them may wait; more are answered 503 with `Retry-After`.",
+        ),
+    ] = 256
+    max_body_seconds: Annotated[
+        float,
+        Meta(ge=1, description="Longest that the body of a request may take to arrive."),
+    ] = 120.0
+    max_connections: Annotated[
+        int,
+        Meta(ge=8, description="Connections to the gateway at once; on more it answers 503."),
+    ] = 512
+    max_query_length: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=2000,
+            description="Longest query, in characters. Longer ones in Immich's own search box are "
+            "left to Immich.",
+        ),
+    ] = 500
+    max_page_size: Annotated[  # the page itself asks for 60
+        int, Meta(ge=60, le=1000, description="Most results in one answer of a search.")
+    ] = 200
 
     # Gateway
     host: Annotated[str, Meta(description="Address the gateway listens on.")] = "127.0.0.1"

@@ -38,6 +38,10 @@ _RATE_WINDOW_SECONDS = 60.0
 _WRITE_EVERY = 8
 # Whatever the database's own limit is: results of one photo that take longer are a fault of theirs.
 _STATEMENT_TIMEOUT = "SET statement_timeout = '60s'"
+# Nor is any transaction of a worker's this long. From PostgreSQL 17 on it ends whatever a worker
+# did as it froze; before, what it does between two statements alone (`pg.connect`).
+_TRANSACTION_TIMEOUT = "SET transaction_timeout = '120s'"
+_HAS_TRANSACTION_TIMEOUT = 170_000
 
 
 class Worker:
@@ -145,6 +149,8 @@ class Worker:
         connection = connect(self._url)
         try:
             connection.execute(_STATEMENT_TIMEOUT)
+            if connection.info.server_version >= _HAS_TRANSACTION_TIMEOUT:
+                connection.execute(_TRANSACTION_TIMEOUT)
             with self._lock:
                 owed, self._owed = self._owed, {}
                 kept = list(self._leases)

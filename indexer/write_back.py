@@ -41,17 +41,18 @@ def note(
         redone: photo and task (``ocr`` or ``clip``) of results that somebody had asked for.
         embedded: photos that have a new embedding.
     """
-    if beside.redone:
-        cursor.executemany(
-            "INSERT INTO indexer_v1.write_back (asset_id, what) VALUES (%s, %s)"
-            " ON CONFLICT DO NOTHING",
-            redone,
-        )
-    if beside.mend and beside.embeddings:
-        cursor.executemany(
+    if beside.redone and redone:
+        cursor.execute(
             "INSERT INTO indexer_v1.write_back (asset_id, what)"
-            " SELECT %s, 'clip' WHERE indexer_v1.is_edited(%s) ON CONFLICT DO NOTHING",
-            [(asset_id, asset_id) for asset_id in embedded],
+            " SELECT * FROM unnest(%s::uuid[], %s::text[]) ON CONFLICT DO NOTHING",
+            [[asset_id for asset_id, _ in redone], [task for _, task in redone]],
+        )
+    if beside.mend and beside.embeddings and embedded:
+        cursor.execute(
+            "INSERT INTO indexer_v1.write_back (asset_id, what)"
+            " SELECT asset_id, 'clip' FROM unnest(%s::uuid[]) AS e(asset_id)"
+            " WHERE indexer_v1.is_edited(asset_id) ON CONFLICT DO NOTHING",
+            [list(embedded)],
         )
 
 

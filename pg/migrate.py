@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Literal
+from uuid import UUID
 
 import psycopg
 from psycopg import sql
@@ -127,23 +128,43 @@ def stale_rows(connection: Connection) -> int:
     return stale
 
 
-def retokenize(connection: Connection, chunk: int = 500) -> int:
-    """Tokenize one chunk of the stale texts again. Returns how many; 0 at the end.
+def retokenize(connection: Connection, chunk: int = 500) -> Iterator[int]:
+    """Tokenize the stale texts again, in the order of their ids. Yields the size of every chunk.
 
-    Every chunk is a transaction of its own, so it can be stopped and gone on with.
+    Every chunk is a transaction of its own, so it can be stopped and gone on with: what is done
+    isn't stale any more. Several may do it together; texts that others hold are skipped, and
+    looked for again until nothing is found.
     """
-    return connection.execute(
-        """
-        UPDATE indexer_v1.ocr o
-        SET tsv = indexer_v1.to_tsvector(o.text), tokenizer = indexer_v1.tokenizer()
-        FROM (
-            SELECT asset_id FROM indexer_v1.ocr WHERE tokenizer <> indexer_v1.tokenizer()
-            LIMIT %s FOR UPDATE SKIP LOCKED
-        ) AS stale
-        WHERE o.asset_id = stale.asset_id
-        """,
-        [chunk],
-    ).rowcount
+    found = True
+    while found:
+        found = False
+        start: UUID | None = UUID(int=0)
+        while start:
+            with connection.transaction():
+                # From where the last chunk ended, whatever the planner thinks is stale.
+                connection.execute("SET LOCAL enable_seqscan = off")
+                connection.execute("SET LOCAL enable_bitmapscan = off")
+                connection.execute("SET LOCAL enable_sort = off")
+                done = connection.execute(_RETOKENIZE, [start, chunk]).fetchall()
+            last = max((row[0].int for row in done), default=0)
+            full = len(done) == chunk and last < 2**128 - 1
+            start = UUID(int=last + 1) if full else None
+            if done:
+                found = True
+                yield len(done)
+
+
+_RETOKENIZE = """
+    UPDATE indexer_v1.ocr o
+    SET tsv = indexer_v1.to_tsvector(o.text), tokenizer = indexer_v1.tokenizer()
+    FROM (
+        SELECT asset_id FROM indexer_v1.ocr
+        WHERE asset_id >= %s AND tokenizer <> indexer_v1.tokenizer()
+        ORDER BY asset_id LIMIT %s FOR UPDATE SKIP LOCKED
+    ) AS stale
+    WHERE o.asset_id = stale.asset_id
+    RETURNING o.asset_id
+"""
 
 
 @dataclass(frozen=True, slots=True)

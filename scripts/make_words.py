@@ -31,8 +31,10 @@ def main() -> None:
     total = sum(words.values())
     for name in own_words():
         words[name] = max(words.get(name, 0), OWN)
-    costs = {word: round(10 * log10(total / count)) for word, count in words.items()}
-    costs[" "] = 0
+    costs: dict[str, dict[str, int]] = {}  # first character → the others → cost
+    for word, count in words.items():
+        if len(word) <= 4:
+            costs.setdefault(word[0], {})[word[1:]] = round(10 * log10(total / count))
     alike = sure_lookalikes()
     close = {
         one: kept
@@ -41,7 +43,7 @@ def main() -> None:
     }
     TARGET.write_text(
         SQL.format(
-            count=len(words),
+            count=sum(map(len, costs.values())),
             costs=packed(costs),
             names=" ".join(sorted(own_words())),
             alike=packed(alike),
@@ -52,7 +54,7 @@ def main() -> None:
     print(f"{TARGET.name}: {len(words)} words, {len(alike) + len(close)} look-alikes")
 
 
-def packed(table: dict[str, int] | dict[str, str]) -> str:
+def packed(table: dict[str, dict[str, int]] | dict[str, str]) -> str:
     return json.dumps(table, ensure_ascii=False, separators=(",", ":"))
 
 

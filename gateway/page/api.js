@@ -1,5 +1,7 @@
 // The gateway's routes. Addresses are relative, so that a proxy may serve the page anywhere.
 
+import { why } from "./reasons.js";
+
 /** What went wrong, as the gateway says it; status 0: it doesn't answer. */
 export class Problem extends Error {
   constructor(status, detail) {
@@ -23,7 +25,7 @@ async function call(path, { method = "GET", body, signal } = {}) {
     throw new Problem(0, "");
   }
   const content = await answer.json().catch(() => null);
-  if (!answer.ok) throw new Problem(answer.status, content?.detail ?? answer.statusText);
+  if (!answer.ok) throw new Problem(answer.status, why(content?.detail) ?? answer.statusText);
   return content;
 }
 

@@ -23,7 +23,7 @@ function fill(node, properties, children) {
 }
 
 const present = (children) =>
-  children.flat().filter((child) => child !== null && child !== undefined && child !== false);
+  children.flat(2).filter((child) => child !== null && child !== undefined && child !== false);
 
 /** Put children in the place of those that are there; those that are null or false are left out. */
 export function replace(node, ...children) {

@@ -3,6 +3,7 @@
 import * as api from "./api.js";
 import { el, replace, say } from "./dom.js";
 import { decimal, duration, number, t } from "./i18n.js";
+import { told, why } from "./reasons.js";
 import * as route from "./route.js";
 
 export class IndexPage {
@@ -80,7 +81,7 @@ export class IndexPage {
         this.live),
       el("div", { class: "cards" }, status.tasks.map((task) => taskCard(task, status.photos))),
       el("p", { class: "pace" }, pace(status)),
-      status.clip_problem && el("p", { class: "warning", text: t("clipAway", { why: status.clip_problem }) }),
+      status.clip_problem && el("p", { class: "warning", text: t("clipAway", { why: why(status.clip_problem) }) }),
       this.failures(status),
       workers(status),
       el("footer", { class: "hint" },
@@ -104,7 +105,7 @@ export class IndexPage {
     return el("li", { class: "failure" },
       el("div", { class: "row" },
         el("div", {},
-          el("p", { class: "reason", lang: "en", text: group.reason }),
+          el("p", { class: "reason", ...told(group.reason) }),
           el("p", { class: "hint", text: `${t(group.task === "ocr" ? "text" : "picture")} · ${t("photosN", { n: number(group.photos) })}` })),
         el("button", { type: "button", class: "button", text: t("retry"), "data-retry": `${group.task} ${group.reason}`,
           onclick: () => this.retry({ task: group.task, reason: group.reason }) })),
@@ -143,10 +144,16 @@ function taskCard(task, photos) {
     el("p", { class: "states" }, states.length ? states.map(([how, text]) => el("span", { class: how, text })) : el("span", { class: "good", text: photos ? t("allDone") : "" })));
 }
 
+/** photos: a second. */
+function rate(photos) {
+  const [key, count] = photos < 1 ? ["slowly", photos * 60] : ["rate", photos];
+  return t(key, { n: decimal(count, count < 10 ? 1 : 0) });
+}
+
 function pace(status) {
   const busy = status.tasks.some((task) => task.waiting || task.running || task.retrying);
   const parts = [];
-  if (status.rate > 0 && busy) parts.push(t("rate", { n: decimal(status.rate, status.rate < 10 ? 1 : 0) }));
+  if (status.rate > 0 && busy) parts.push(rate(status.rate));
   if (status.seconds_left !== null) parts.push(t("left", { t: duration(status.seconds_left) }));
   return parts.join(" · ") || (busy ? "" : t("noRate"));
 }
@@ -164,7 +171,7 @@ function workers(status) {
         el("p", { class: "hint", text: [
           `${t("up")} ${duration(age(worker))}`, `${t("doneN")} ${number(worker.done)}`,
           worker.failed ? `${t("failedCount")} ${number(worker.failed)}` : null,
-          `${t("perSecond")} ${decimal(worker.rate)}`,
+          worker.rate > 0 ? rate(worker.rate) : null,
         ].filter(Boolean).join(" · ") }),
-        worker.note && el("p", { class: "note", lang: "en", text: worker.note })))));
+        worker.note && el("p", { class: "note", ...told(worker.note) })))));
 }

@@ -3,7 +3,8 @@
 import * as api from "./api.js";
 import { corners, drawing, isVertical, outline } from "./boxes.js";
 import { el, icon, marked, replace, say, svg } from "./dom.js";
-import { day, moment, t } from "./i18n.js";
+import { day, moment, number, t } from "./i18n.js";
+import { why } from "./reasons.js";
 import { Redo } from "./redo.js";
 import * as route from "./route.js";
 
@@ -99,7 +100,8 @@ export class Viewer {
     this.photo = photo;
     this.dialog.setAttribute("aria-label", photo.file_name);
     this.image = el("img", { class: "full", alt: photo.file_name, src: api.thumbnail(photo.asset_id, "preview") });
-    this.figure = el("figure", { class: "picture" }, el("img", { class: "soft", alt: "", src: api.thumbnail(photo.asset_id) }), this.image);
+    this.figure = el("figure", { class: "picture" },
+      el("img", { class: "soft", alt: "", src: api.thumbnail(photo.asset_id), onerror: (event) => event.target.remove() }), this.image);
     this.image.addEventListener("load", () => {
       this.figure.classList.add("loaded");
       this.size = { width: this.image.naturalWidth, height: this.image.naturalHeight };
@@ -165,12 +167,11 @@ export class Viewer {
       this.side,
       el("header", {}, el("h1", { text: photo.file_name }), el("p", { class: "hint", text: day(photo.taken_at) }), ...details),
       dead.length ? el("section", { class: "warning" }, el("h2", { text: t("photoFailed") }),
-        ...dead.map((job) => el("p", { lang: "en", text: `${t(job.task === "ocr" ? "text" : "picture")}: ${job.reason}` }))) : null,
+        ...dead.map((job) => el("p", { title: job.reason, text: t("of", { what: t(job.task === "ocr" ? "text" : "picture"), is: why(job.reason) }) }))) : null,
       el("section", { class: "read" },
         el("div", { class: "row" }, el("h2", { text: t("text") }),
           lines.length ? el("button", { type: "button", class: "small", onclick: () => this.copy() }, icon("copy"), t("copyAll")) : null),
-        lines.length ? el("ol", { class: "lines", lang: "zh" }, lines)
-          : el("p", { class: "hint", text: photo.read_at ? t("noText") : t("notRead") })),
+        lines.length ? this.list(lines) : el("p", { class: "hint", text: photo.read_at ? t("noText") : t("notRead") })),
       el("section", { class: "like-this", hidden: true },
         el("div", { class: "row" }, el("h2", { text: t("similar") }),
           el("a", { class: "small", href: route.wall(new URLSearchParams({ like: photo.asset_id })), text: t("seeAll") })),
@@ -181,6 +182,14 @@ export class Viewer {
           photo.read_at && el("span", { text: t("readAt", { when: moment(photo.read_at) }), title: photo.text_model }),
           photo.embedded_at && el("span", { text: t("seenAt", { when: moment(photo.embedded_at) }), title: photo.picture_model }))),
     );
+  }
+
+  /** On a phone the first lines and those that match; what can be done is below them. */
+  list(lines) {
+    const list = el("ol", { class: "lines", lang: "zh", tabindex: "0", "aria-label": t("text") }, lines);
+    const more = lines.length > 12 && el("button", { type: "button", class: "small more",
+      text: t("allLines", { n: number(lines.length) }), onclick: () => list.classList.add("whole") });
+    return more ? [list, more] : list;
   }
 
   /** After something was redone: what is known now, the buttons as they are. */

@@ -3,6 +3,7 @@
 import * as api from "./api.js";
 import { el, icon } from "./dom.js";
 import { decimal, t } from "./i18n.js";
+import { why } from "./reasons.js";
 
 // What happens is told by events; this finds out what an event that was lost would have told.
 const LOOK_SECONDS = 5;
@@ -66,7 +67,7 @@ export class Redo {
     if (request.status === "done") {
       this.finish(t("done", { s: decimal((performance.now() - this.began) / 1000, 1) }), "good");
     } else {
-      this.finish(t("failed", { why: request.status.replace(/^failed: /, "") }), "bad");
+      this.finish(t("failed", { why: why(request.status.replace(/^failed: /, "")) }), "bad");
     }
     this.ended();
   }

@@ -4,6 +4,7 @@ import * as api from "./api.js";
 import { centre, drawing } from "./boxes.js";
 import { el, icon, marked } from "./dom.js";
 import { day, decimal, number, t } from "./i18n.js";
+import { why } from "./reasons.js";
 import * as route from "./route.js";
 
 const PAGE = 60;
@@ -149,25 +150,27 @@ export class Wall {
     if (count) {
       parts.push(el("span", { class: "count", text: t(this.offset === null ? "found" : "foundMore", { n: number(count) }) }));
     }
-    if (answer.picture_problem) parts.push(el("p", { class: "hint", text: t("byTextOnly", { why: answer.picture_problem }) }));
-    if (like && !query.trim() && answer.picture_search === false) {
-      parts.push(el("p", { class: "hint", text: t("notEmbedded") }));
-    }
+    if (answer.picture_problem) parts.push(el("p", { class: "hint", text: t("byTextOnly", { why: why(answer.picture_problem) }) }));
+    const blind = like && answer.picture_search === false;
+    if (blind && count) parts.push(el("p", { class: "hint", text: t("notEmbedded") }));
     this.head.replaceChildren(...parts);
-    if (!count) this.end.replaceChildren(this.empty(query, filtered));
+    if (!count) this.end.replaceChildren(this.empty(query, filtered, blind));
     else this.end.replaceChildren();
   }
 
-  empty(query, filtered) {
-    const searched = query.trim() || this.params.get("like");
+  empty(query, filtered, blind) {
+    const like = this.params.get("like");
+    const searched = query.trim() || like;
+    const hint = filtered ? "nothingFiltered" : query.trim() ? "nothingHint" : blind ? "notEmbedded" : like ? "nothingSimilarHint" : "noPhotosHint";
     return el(
       "div",
       { class: "empty" },
-      el("h2", { text: !searched && !filtered ? t("noPhotos") : query.trim() ? t("nothingFor", { q: query }) : t("nothing") }),
-      el("p", { text: filtered ? t("nothingFiltered") : searched ? t("nothingHint") : t("noPhotosHint") }),
+      el("h1", { text: query.trim() ? t("nothingFor", { q: query }) : like ? t("nothingSimilar") : filtered ? t("nothing") : t("noPhotos") }),
+      el("p", { text: t(hint) }),
       filtered
         ? el("a", { class: "button", href: route.wall(cleared(this.params)), text: t("clearFilters") })
-        : !searched && el("a", { class: "button", href: route.INDEX, text: t("seeIndex") }),
+        : searched ? el("a", { class: "button", href: "#/", text: t("newest") })
+          : el("a", { class: "button", href: route.INDEX, text: t("seeIndex") }),
     );
   }
 

@@ -147,6 +147,34 @@ def test_both_devices_install_what_the_constraints_pin() -> None:
         assert command[1].endswith("torch torchvision")
 
 
+@pytest.mark.parametrize(("extras", "installed"), [("", "."), ("faces", ".[faces]")])
+def test_the_package_is_installed_with_the_extras_asked_for(extras: str, installed: str) -> None:
+    (run,) = [text for text in of(stages(PRODUCT)[0], "RUN") if "EXTRAS" in text]
+    (argument,) = re.findall(r'"[^"]*EXTRAS[^"]*"', run)
+    # pip doesn't take `.[]`.
+    said = subprocess.run(
+        ["sh", "-c", f"printf %s {argument}"],
+        env={"EXTRAS": extras},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert said.stdout == installed
+
+
+def test_proxy_writes_where_a_read_only_container_can() -> None:
+    (stage,) = stages(PROXY)
+    environment = dict(re.findall(r"(\w+)=(\S+)", " ".join(of(stage, "ENV"))))
+    folder = environment["NGINX_ENVSUBST_OUTPUT_DIR"]
+    (_, template), (written,) = of(stage, "COPY")[0].split(), of(stage, "RUN")
+    assert f"include {folder}/{Path(template).name.removesuffix('.template')};" in written
+    for file in (stack.BASE, stack.ADDON):
+        proxy = stack.load(stack.COMPOSE / file)["services"]["immich-proxy"]
+        # A tmpfs over a folder that is there belongs to root; this one is everybody's.
+        assert (proxy["read_only"], proxy["tmpfs"]) == (True, ["/tmp"])
+        assert folder == "/tmp"
+
+
 def test_database_targets_are_those_of_the_compose_file() -> None:
     names = {of(stage, "FROM")[0].partition(" AS ")[2] for stage in stages(DATABASE)}
     build = stack.load(stack.COMPOSE / stack.BASE)["services"]["database"]["build"]

@@ -31,7 +31,14 @@ from pg.connect import Connection, connect
 from pg.embedded import Server
 from pg.query import fetch_value
 
+# On a machine that does much else besides. Counted anew whenever anything happens, to a limit.
 PATIENCE_SECONDS = 60.0
+_MOST_PATIENCE = 5
+_PROGRESS = """
+    SELECT (SELECT row(count(*), sum(revision), sum(attempts), max(lease_until))::text
+            FROM indexer_v1.job)
+        || (SELECT row(count(*), sum(done), sum(failed))::text FROM indexer_v1.worker)
+"""
 STAND_IN = "cn-clip/stand-in__openai"
 
 
@@ -94,7 +101,7 @@ class Ground:
     def end(self, process: subprocess.Popen[bytes]) -> None:
         """SIGTERM: it ends by itself, and well."""
         process.terminate()
-        assert process.wait(PATIENCE_SECONDS) == 0
+        assert process.wait(2 * PATIENCE_SECONDS) == 0
 
     def wait_until_stopped(self, process: subprocess.Popen[bytes]) -> None:
         """It has stopped itself (SIGSTOP)."""
@@ -109,9 +116,16 @@ class Ground:
         return int((self.server.cluster / "postmaster.pid").read_text().split()[0])
 
     def restart_server(self, how: int = signal.SIGKILL) -> None:
-        """SIGTERM waits for sessions, SIGINT ends them, SIGQUIT and SIGKILL are crashes."""
+        """SIGINT ends sessions, SIGQUIT and SIGKILL are crashes.
+
+        SIGTERM takes no new sessions and waits for those there are: for a while, as whoever runs it
+        does, then they are ended.
+        """
         pid = self.postmaster()
         os.kill(pid, how)
+        if how == signal.SIGTERM:
+            time.sleep(2)
+            os.kill(pid, signal.SIGINT)
         deadline = time.monotonic() + PATIENCE_SECONDS
         while Path(f"/proc/{pid}").exists() and how != signal.SIGKILL:
             assert time.monotonic() < deadline, "the server doesn't end"
@@ -169,10 +183,22 @@ class Ground:
         *values: Any,
         patience: float = PATIENCE_SECONDS,
     ) -> None:
-        deadline = time.monotonic() + patience
+        began = since = time.monotonic()
+        seen = ""
         while not (self.ask(condition, *values) if isinstance(condition, str) else condition()):
-            assert time.monotonic() < deadline, f"never came true: {condition}\n{self.report()}"
+            now = time.monotonic()
+            if now > since + patience and (state := self._state()) != seen:
+                seen, since = state, now
+            assert now < min(since + patience + 1, began + _MOST_PATIENCE * patience), (
+                f"never came true: {condition}\n{self.report()}"
+            )
             time.sleep(0.02)
+
+    def _state(self) -> str:
+        """Changes whenever a worker does anything; empty where there is no schema."""
+        if not self.ask("SELECT to_regclass('indexer_v1.worker') IS NOT NULL"):
+            return ""
+        return str(self.ask(_PROGRESS))
 
     def report(self) -> str:
         """What there is still to do."""
@@ -203,7 +229,8 @@ class Ground:
     def verify(self, failed: Collection[UUID] = ()) -> None:
         """Settle, then compare everything; have some photos redone and compare Immich's tables."""
         self.settle()
-        assert audit(self.db, self.immich._here, failed) == []
+        found = audit(self.db, self.immich._here, failed)
+        assert not found, "\n".join(found)
         redone = [
             asset
             for (asset,) in self.db.execute(
@@ -215,7 +242,8 @@ class Ground:
         for asset in redone:
             self.db.execute("INSERT INTO indexer_v1.reprocess (asset_id) VALUES (%s)", [asset])
         self.settle()
-        assert audit_write_back(self.db, redone) == []
+        found = audit_write_back(self.db, redone)
+        assert not found, "\n".join(found)
 
     def on_close(self, undo: Callable[[], object]) -> None:
         """Called when everything else has ended."""

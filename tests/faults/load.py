@@ -41,6 +41,7 @@ class Load:
         most: photos; from then on as many go as come.
         make: makes a photo from a seed.
         without: kinds of events that don't happen.
+        spared: photos that nothing happens to.
 
     Attributes:
         events: how many there were.
@@ -55,12 +56,14 @@ class Load:
         most: int = 400,
         make: Callable[[str], bytes] = picture,
         without: Collection[str] = (),
+        spared: Collection[UUID] = (),
     ) -> None:
         self.events = 0
         self.pause = pause
         self._make = make
         self._weights = {event: w for event, w in _WEIGHTS.items() if event not in without}
         self._immich = immich
+        self._spared = spared
         self._random = random.Random(seed)
         self._most = most
         self._assets: list[UUID] = []
@@ -92,7 +95,7 @@ class Load:
             'SELECT "assetId", bool_or("isEdited") FROM asset_file WHERE type = \'preview\''
             " GROUP BY 1"
         ).fetchall()
-        self._assets = [asset for asset, _ in rows]
+        self._assets = [asset for asset, _ in rows if asset not in self._spared]
         self._edited = {asset for asset, edited in rows if edited}
 
     def _run(self) -> None:

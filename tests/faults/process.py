@@ -6,7 +6,7 @@ named step the process kills, freezes or ends itself, as the environment says::
     FAULT=writing:kill      at which step, and what then: kill, stop, term
     FAULT_DIR=folder        a file in it, named by the hash of a picture, says what that picture
                             does: raise, hang, memory, crash
-    RECONCILE_SECONDS, PROBE_SECONDS, OUTAGE_SECONDS
+    RECONCILE_SECONDS, PROBE_SECONDS, OUTAGE_SECONDS, IDLE_SECONDS
                             shorter pauses than the product's
 """
 
@@ -32,6 +32,7 @@ from indexer import listener, queue, reconcile, worker
 from indexer.models import images
 from indexer.models.images import Photo
 from indexer.shared import SharedEngine
+from pg import connect
 
 SIGNALS = {"kill": signal.SIGKILL, "stop": signal.SIGSTOP, "term": signal.SIGTERM}
 
@@ -156,6 +157,8 @@ def shorten_pauses() -> None:
         listener._PROBE_SECONDS = listener._ANSWER_SECONDS = float(seconds)
     if seconds := os.environ.get("OUTAGE_SECONDS"):
         worker._OUTAGE_SECONDS = float(seconds)
+    if seconds := os.environ.get("IDLE_SECONDS"):
+        connect._IDLE_IN_TRANSACTION = f"SET idle_in_transaction_session_timeout = '{seconds}s'"
 
 
 if __name__ == "__main__":

@@ -37,9 +37,9 @@ def test_postgresql_is_killed(ground: Ground) -> None:
 
 
 @long
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGQUIT, signal.SIGKILL])
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT, signal.SIGKILL])
 def test_postgresql_ends(ground: Ground, how: int) -> None:
-    """Fast shutdown, immediate shutdown, kill -9: again and again."""
+    """Smart, fast and immediate shutdown, kill -9: again and again."""
     with ground.load():
         ground.start(max_attempts=2)
         for photos in (5, 15, 25, 35):

@@ -22,7 +22,7 @@ def test_one_photo_misbehaves(ground: Ground, how: str) -> None:
     """It ends dead, with a reason; its neighbours and all that come meanwhile are indexed."""
     bad = ground.upload(9)[4]
     ground.misbehave(bad, how)
-    with ground.load(pause=0.1):
+    with ground.load(pause=0.1, spared=[bad]):
         worker = ground.start(max_image_seconds=1)
 
         def dead() -> bool:

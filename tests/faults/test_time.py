@@ -74,7 +74,7 @@ def test_the_servers_clock_jumps(
                 clock.jump(offset)
                 assert abs((ground.ask("SELECT now()") - started).total_seconds()) > 5000
                 dying = ground.start(fault="claimed:kill")
-                dying.wait(60)
+                dying.wait(120)
                 before = ground.ask("SELECT count(*) FROM indexer_v1.clip")
                 ground.wait_for(WORKING, before + 10)
                 failing = ground.upload()[0]

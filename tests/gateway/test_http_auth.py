@@ -27,7 +27,7 @@ KEYS = {"anna-key": ANNA, "boris-key": BORIS, "dora-key": DORA}
 def raw_get(client: httpx.Client, path: str, headers: dict[str, str]) -> int:
     """Send exactly these headers, Host included."""
     url = urlsplit(str(client.base_url))
-    connection = http.client.HTTPConnection(url.hostname or "", url.port, timeout=30)
+    connection = http.client.HTTPConnection(url.hostname or "", url.port, timeout=60)
     connection.putrequest("GET", path, skip_host=True)
     for name, value in headers.items():
         connection.putheader(name, value)
@@ -63,7 +63,11 @@ def test_folder_mode_is_for_this_computer(
 
 
 @pytest.mark.parametrize(
-    "header", ["X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP", "Forwarded", "Via"]
+    "header",
+    [
+        *("X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto", "X-Real-IP"),
+        *("Forwarded", "Via", "CF-Connecting-IP", "True-Client-IP"),
+    ],
 )
 def test_what_a_proxy_on_this_computer_brings_is_not_from_here(
     gateway: Any, indexed_database: str, header: str
@@ -144,7 +148,7 @@ def immich_server() -> Iterator[Peer]:
         if key not in KEYS:
             return Answer.json({"message": "Authentication required"}, 401)
         if request.path == "/api/api-keys/me":
-            return Answer.json({"permissions": ["user.read", "asset.read"]})
+            return Answer.json({"permissions": ["user.read", "asset.read", "job.create"]})
         return Answer.json({"id": str(KEYS[key]), "email": "x@y", "name": "N", "isAdmin": False})
 
     with Peer(answer) as peer:
@@ -292,6 +296,44 @@ def test_a_key_finds_no_more_than_immich_lets_it(
         assert client.get(QUERY, headers={"x-api-key": "k"}).status_code == status
         # Immich goes by the session where there is one
         assert client.get(QUERY, headers={"x-api-key": "k", "authorization": "Bearer s"}).is_success
+
+
+@pytest.mark.parametrize(
+    ("more", "sees", "redoes"),
+    [
+        ([], 403, 403),
+        (["asset.view"], 404, 403),  # there is no file behind these photos
+        (["job.create"], 403, 202),
+        (["asset.update"], 403, 202),
+    ],
+)
+def test_a_key_does_no_more_than_immich_lets_it(
+    gateway: Any,
+    indexed_database: str,
+    photos: dict[str, uuid.UUID],
+    rows: Connection,
+    more: list[str],
+    sees: int,
+    redoes: int,
+) -> None:
+    def answer(request: Received) -> Answer:
+        if request.path == "/api/api-keys/me":
+            return Answer.json({"permissions": ["user.read", "asset.read", *more]})
+        return Answer.json({"id": str(ANNA)})
+
+    rows.execute("DELETE FROM asset_file")
+    with Peer(answer) as immich:
+        client = gateway(
+            database=Database(indexed_database), db_url=indexed_database, immich_url=immich.url
+        )
+        path, key = f"/assets/{photos['anna']}", {"x-api-key": "k"}
+        assert client.get(path, headers=key).status_code == 200
+        assert client.get(f"{path}/thumbnail", headers=key).status_code == sees
+        assert client.post(f"{path}/reprocess", headers=key).status_code == redoes
+        retried = client.post("/index/retry", json={}, headers=key)
+        assert retried.status_code == redoes
+        if redoes == 403:
+            assert "job.create" in retried.json()["detail"]
 
 
 def test_a_key_of_which_immich_says_nothing(

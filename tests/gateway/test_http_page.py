@@ -220,6 +220,8 @@ def test_pictures_that_can_not_be_made(folder: SimpleNamespace) -> None:
     (folder.photos / RED).unlink()
     assert folder.client.get(f"/assets/{folder.ids[RED]}/thumbnail").status_code == 404
     assert folder.client.get(f"/assets/{uuid.uuid4()}/thumbnail").status_code == 404
+    (folder.photos / RED).symlink_to(SAMPLES / RED)  # a picture, but not of this folder
+    assert folder.client.get(f"/assets/{folder.ids[RED]}/thumbnail").status_code == 404
 
 
 def test_one_photo_with_its_text_and_what_matches(folder: SimpleNamespace) -> None:
@@ -245,8 +247,9 @@ def test_similar_photos(folder: SimpleNamespace, engine: Any) -> None:
     for name, shows in ((RED, "红色的圆"), (INVOICE, "红色的正方形"), (BLUE, "蓝色的正方形")):
         embed(folder.db, engine, folder.ids[name], shows)
     like = str(folder.ids[RED])
+    folder.db.execute("INSERT INTO indexer_v1.setting VALUES ('max_distance', '2')")
     answer = folder.client.post("/search", json={"q": "", "like": like}).json()
-    # Itself left out; nothing is too far away to be shown.
+    # Itself left out.
     assert [one["file_name"] for one in answer["results"]] == [INVOICE, BLUE]
     distances = [one["vector_distance"] for one in answer["results"]]
     assert distances == sorted(distances)
@@ -255,6 +258,14 @@ def test_similar_photos(folder: SimpleNamespace, engine: Any) -> None:
     second = folder.client.post("/search", json={"q": "", "like": like, "limit": 2, "offset": 2})
     pages = first["results"] + second.json()["results"]
     assert [one["file_name"] for one in pages] == [INVOICE, BLUE]
+    # What is too far away for a search is so here.
+    between = str(sum(distances) / 2)
+    folder.db.execute(
+        "UPDATE indexer_v1.setting SET value = %s WHERE name = 'max_distance'", [between]
+    )
+    answer = folder.client.post("/search", json={"q": "", "like": like}).json()
+    assert [one["file_name"] for one in answer["results"]] == [INVOICE]
+    folder.db.execute("DELETE FROM indexer_v1.setting WHERE name = 'max_distance'")
     unknown = folder.client.post("/search", json={"q": "", "like": str(uuid.uuid4())})
     assert unknown.status_code == 404
     not_yet = folder.client.post("/search", json={"q": "", "like": str(folder.ids["damaged.jpg"])})
@@ -297,7 +308,9 @@ def house(gateway: Any, indexed_immich: FakeImmich) -> Iterator[SimpleNamespace]
             me = {"id": str(people[name]), "name": name.title(), "isAdmin": name == "anna"}
             return Answer.json(me)
         if request.path == "/api/api-keys/me":
-            return Answer.json({"permissions": ["user.read", "asset.read", "asset.view"]})
+            return Answer.json(
+                {"permissions": ["user.read", "asset.read", "asset.view", "job.create"]}
+            )
         assert "/thumbnail?size=" in request.path
         return state.thumbnail
 
@@ -355,6 +368,20 @@ def test_only_ones_own_photos_are_to_be_redone(house: SimpleNamespace) -> None:
     partners = house.client.get(f"/assets/{house.ids['boris']}", headers=key("anna")).json()
     assert (mine["mine"], partners["mine"]) == (True, False)
     assert (mine["width"], mine["height"]) != (None, None)
+
+
+def test_a_link_out_of_the_media_folder_is_not_followed(house: SimpleNamespace) -> None:
+    """Immich is asked, and says what it shows there."""
+    asset = house.ids["anna"]
+    here = house.immich.preview_path(asset)
+    outside = house.immich.media_dir.parent / "outside.jpg"
+    here.rename(outside)
+    path = f"/assets/{asset}/thumbnail"
+    here.symlink_to(outside)
+    assert house.client.get(path, headers=key("anna")).status_code == 502
+    here.unlink()
+    outside.rename(here)
+    assert house.client.get(path, headers=key("anna")).status_code == 200
 
 
 def test_without_the_media_folder_pictures_come_from_immich(house: SimpleNamespace) -> None:

@@ -15,7 +15,7 @@ from doubles import Failing, Recording
 
 from gateway.database import Database
 from gateway.errors import DatabaseUnavailable
-from gateway.search import MAX_LIMIT, MAX_OFFSET, MAX_QUERY_LENGTH
+from gateway.search import MAX_OFFSET
 from indexer.library import owner_of
 from indexer.models.types import Lane, ModelUnavailable
 
@@ -234,9 +234,9 @@ def test_pages(client: httpx.Client, photo: Any) -> None:
     "wrong",
     [
         {},
-        {"q": "x" * (MAX_QUERY_LENGTH + 1)},
+        {"q": "x" * 501},
         {"q": "x", "limit": 0},
-        {"q": "x", "limit": MAX_LIMIT + 1},
+        {"q": "x", "limit": 201},
         {"q": "x", "limit": "many"},
         {"q": "x", "offset": -1},
         {"q": "x", "offset": MAX_OFFSET + 1},
@@ -259,9 +259,32 @@ def test_bodies_that_are_no_search(client: httpx.Client) -> None:
 
 def test_longest_query_and_farthest_page(client: httpx.Client, photo: Any) -> None:
     photo("a.jpg", text="发票", shows="发票")
-    for query in ("发" * MAX_QUERY_LENGTH, '"' * MAX_QUERY_LENGTH, "-" * MAX_QUERY_LENGTH):
-        farthest = {"q": query, "limit": MAX_LIMIT, "offset": MAX_OFFSET}
+    for query in ("发" * 500, '"' * 500, "-" * 500):
+        farthest = {"q": query, "limit": 200, "offset": MAX_OFFSET}
         assert client.get("/search", params=farthest).status_code == 200
+
+
+def test_limits_can_be_set(gateway: Any, indexed_database: str, photo: Any) -> None:
+    """To the most that may be set; and the error says what to set."""
+    asset = photo("a.jpg", text="发票", shows="发票")
+    most = {"max_query_length": 2000, "max_page_size": 1000}
+    client = gateway(database=Database(indexed_database), **most)
+    longest = {"q": "发票 OR " * 249 + "发票", "limit": 1000}
+    for answer in (client.get("/search", params=longest), client.post("/search", json=longest)):
+        assert names(answer) == ["a.jpg"]
+    assert client.post("/photos", json={"limit": 1000}).status_code == 200
+    assert client.get(f"/assets/{asset}", params={"q": "发票" * 1000}).status_code == 200
+    too_long, too_many = {"q": "x" * 2001}, {"q": "x", "limit": 1001}
+    refused = [
+        (client.get("/search", params=too_long), "MAX_QUERY_LENGTH"),
+        (client.post("/search", json=too_long), "MAX_QUERY_LENGTH"),
+        (client.get(f"/assets/{asset}", params=too_long), "MAX_QUERY_LENGTH"),
+        (client.get("/search", params=too_many), "MAX_PAGE_SIZE"),
+        (client.post("/search", json=too_many), "MAX_PAGE_SIZE"),
+        (client.post("/photos", json={"limit": 1001}), "MAX_PAGE_SIZE"),
+    ]
+    for answer, setting in refused:
+        assert (answer.status_code, setting in answer.json()["detail"]) == (400, True)
 
 
 def test_redo_a_photo(client: httpx.Client, photo: Any, rows: Connection) -> None:

@@ -73,8 +73,7 @@ def picture(width: int) -> bytes:
 
 
 @pytest.fixture
-def one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(intake, "_AT_ONCE", 1)
+def pictures_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(intake, "_SMALL_BYTES", 1000)
 
 
@@ -93,11 +92,11 @@ def waiting(client: httpx.Client, count: int) -> None:
     assert client.get("/ping").text == "pong"
 
 
-@pytest.mark.usefixtures("one_at_a_time")
+@pytest.mark.usefixtures("pictures_are_large")
 def test_pictures_are_taken_in_the_order_they_came(
     gateway: Any, predict: Predict, held: Held
 ) -> None:
-    client = gateway(engine=held)
+    client = gateway(engine=held, max_requests=1)
     asking = Asking(client, predict)
     for count, width in enumerate((100, 101, 102)):
         asking.ask(width)
@@ -112,9 +111,9 @@ def test_pictures_are_taken_in_the_order_they_came(
     assert [width for width, _ in held.asked] == [100, 101, 102]
 
 
-@pytest.mark.usefixtures("one_at_a_time")
+@pytest.mark.usefixtures("pictures_are_large")
 def test_a_search_does_not_wait_behind_pictures(gateway: Any, predict: Predict, held: Held) -> None:
-    client = gateway(engine=held)
+    client = gateway(engine=held, max_requests=1)
     asking = Asking(client, predict)
     asking.ask(100)
     held.wait_for(1)
@@ -123,12 +122,11 @@ def test_a_search_does_not_wait_behind_pictures(gateway: Any, predict: Predict, 
     assert asking.join() == [200]
 
 
-@pytest.mark.usefixtures("one_at_a_time")
+@pytest.mark.usefixtures("pictures_are_large")
 def test_past_the_bound_they_are_told_to_come_again(
-    gateway: Any, predict: Predict, held: Held, monkeypatch: pytest.MonkeyPatch
+    gateway: Any, predict: Predict, held: Held
 ) -> None:
-    monkeypatch.setattr(intake, "_MAX_WAITING", 1)
-    client = gateway(engine=held)
+    client = gateway(engine=held, max_requests=1, max_waiting_requests=1)
     asking = Asking(client, predict)
     asking.ask(100)
     held.wait_for(1)
@@ -144,12 +142,57 @@ def test_past_the_bound_they_are_told_to_come_again(
     assert asking.join() == [200, 200]
 
 
-@pytest.mark.usefixtures("one_at_a_time")
+@pytest.mark.usefixtures("pictures_are_large")
+def test_many_large_ones_do_not_take_more_memory(
+    gateway: Any, predict: Predict, held: Held
+) -> None:
+    """No more bytes at once than two of the largest pictures have, however many may come."""
+    largest = len(picture(300))
+    client = gateway(engine=held, max_image_bytes=largest + 2000)
+    asking = Asking(client, predict)
+    for count in (1, 2):
+        asking.ask(300)
+        held.wait_for(count)
+    asking.ask(300)
+    waiting(client, 1)
+    asking.ask(100)  # it would fit, but isn't the first
+    waiting(client, 1)
+    assert [width for width, _ in held.asked] == [300, 300]
+    held.asked[0][1].set_result([])
+    held.wait_for(3)
+    held.asked[1][1].set_result([])
+    held.wait_for(4)
+    assert [width for width, _ in held.asked] == [300, 300, 300, 100]
+    for _, future in held.asked[2:]:
+        future.set_result([])
+    assert asking.join() == [200] * 4
+
+
+@pytest.mark.usefixtures("pictures_are_large")
+def test_who_goes_away_leaves_the_queue(gateway: Any, predict: Predict, held: Held) -> None:
+    client = gateway(engine=held, max_requests=1, max_waiting_requests=1)
+    asking = Asking(client, predict)
+    asking.ask(100)
+    held.wait_for(1)
+    with connect(client) as connection:
+        connection.sendall(head("/predict", "multipart/form-data; boundary=x", 10**6) + b"--x")
+        waiting(client, 1)
+        assert predict(client, undici.OCR, image=picture(101)).status_code == 503
+    held.asked[0][1].set_result([])
+    assert asking.join() == [200]
+    again = Asking(client, predict)
+    again.ask(102)
+    held.wait_for(2)
+    held.asked[1][1].set_result([])
+    assert again.join() == [200]
+
+
+@pytest.mark.usefixtures("pictures_are_large")
 def test_no_turn_in_time(
     gateway: Any, predict: Predict, held: Held, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(intake, "_WAIT_SECONDS", 0.2)
-    client = gateway(engine=held)
+    client = gateway(engine=held, max_requests=1)
     asking = Asking(client, predict)
     asking.ask(100)
     held.wait_for(1)
@@ -192,9 +235,8 @@ def test_a_body_that_stops_coming(
         assert b" 408 " in connection.recv(1000).split(b"\r\n")[0]
 
 
-def test_a_body_that_comes_byte_by_byte(gateway: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(intake, "_BODY_SECONDS", 0.5)
-    with connect(gateway()) as connection:
+def test_a_body_that_comes_byte_by_byte(gateway: Any) -> None:
+    with connect(gateway(max_body_seconds=0.5)) as connection:
         connection.sendall(head("/predict", "multipart/form-data; boundary=x", 10**6))
         connection.settimeout(0.05)
         answer = b""
@@ -207,6 +249,17 @@ def test_a_body_that_comes_byte_by_byte(gateway: Any, monkeypatch: pytest.Monkey
             except TimeoutError:
                 continue
         assert b" 408 " in answer.split(b"\r\n")[0]
+
+
+def test_more_connections_than_there_may_be(gateway: Any) -> None:
+    client = gateway(max_connections=8)
+    kept = [connect(client) for _ in range(8)]
+    time.sleep(0.3)
+    assert client.get("/ping").status_code == 503
+    for connection in kept:
+        connection.close()
+    time.sleep(0.3)
+    assert client.get("/ping").text == "pong"
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET /ping HT", b"GET /ping HTTP/1.1\r\nhost: x\r\nx-"])

@@ -20,7 +20,7 @@ IMAGE_ROUTES = ("/ocr", "/clip/img", "/represent")
 
 FACE = {
     "boundingBox": {"x1": 212.4, "y1": 112, "x2": 391, "y2": 362},
-    "embedding": json.dumps([0.5, -0.25] + [0.0] * 510),
+    "embedding": json.dumps([4.0, -3.0] + [0.0] * 510),
     "score": 0.87,
 }
 
@@ -176,13 +176,16 @@ def test_faces(gateway: Any, picture: bytes) -> None:
         client = gateway(immich_api=immich_ml.url)
         client.headers.update(KEY)
         answer = upload(client, "/represent", picture)
-        assert client.post("/check").json()["recognition_model"] == "buffalo_l"
+        checked = client.post("/check").json()
+    assert checked["recognition_model"] == "buffalo_l"
+    assert (checked["facial_min_score"], checked["facial_max_distance"]) == (0.65, 0.5)
     assert answer.json() == {
         "detector_backend": "insightface",
         "recognition_model": "buffalo_l",
         "result": [
             {
-                "embedding": json.loads(str(FACE["embedding"])),
+                # Of length 1, which Immich's aren't.
+                "embedding": pytest.approx([0.8, -0.6] + [0.0] * 510),
                 "facial_area": {"x": 212, "y": 112, "w": 178, "h": 250},
                 "face_confidence": 0.87,
             }

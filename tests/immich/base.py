@@ -14,6 +14,8 @@ from psycopg import sql
 from indexer.models.types import Line
 from pg import embedded
 
+from . import media
+
 Variant = Literal["3.1", "2.3"]
 Connection = psycopg.Connection[tuple[Any, ...]]
 
@@ -130,21 +132,43 @@ class Rows:
             [asset],
         )
 
-    def _make_thumbnails(
-        self, asset: UUID, preview: bytes, thumbnail: bytes, *, edited: bool = False
-    ) -> None:
-        folder = f"thumbs/{self._owner_of(asset)}/{str(asset)[:2]}/{str(asset)[2:4]}"
-        suffix = "_edited" if edited else ""
-        files = {
-            "preview": f"{folder}/{asset}_preview{suffix}.jpeg",
-            "thumbnail": f"{folder}/{asset}_thumbnail{suffix}.webp",
-        }
-        self._write(files["preview"], preview)
-        self._write(files["thumbnail"], thumbnail)
-        self._upsert_files(asset, files, edited=edited)
+    def _make_thumbnails(self, asset: UUID, preview: bytes, thumbnail: bytes) -> None:
+        self._write_thumbnails(asset, preview, thumbnail)
+        self._sync_files(asset, self._thumbnail_paths(asset))
         if self.variant == "2.3":
             self._job_done(asset, "previewAt")
             self._job_done(asset, "thumbnailAt")
+
+    def _thumbnail_paths(self, asset: UUID, *, edited: bool = False) -> dict[str, str]:
+        folder = f"thumbs/{self._owner_of(asset)}/{str(asset)[:2]}/{str(asset)[2:4]}"
+        suffix = "_edited" if edited else ""
+        paths = {
+            "preview": f"{folder}/{asset}_preview{suffix}.jpeg",
+            "thumbnail": f"{folder}/{asset}_thumbnail{suffix}.webp",
+        }
+        return paths | ({"fullsize": f"{folder}/{asset}_fullsize_edited.jpeg"} if edited else {})
+
+    def _write_thumbnails(
+        self, asset: UUID, preview: bytes, thumbnail: bytes, *, edited: bool = False
+    ) -> None:
+        paths = self._thumbnail_paths(asset, edited=edited)
+        self._write(paths["preview"], preview)
+        self._write(paths["thumbnail"], thumbnail)
+        if edited:
+            self._write(paths["fullsize"], preview)
+
+    def _sync_files(self, asset: UUID, files: Mapping[str, str], *, edited: bool = False) -> None:
+        """Rows for the files of a job; none is touched that is there already."""
+        condition = "" if self.variant == "2.3" else ' AND "isEdited" = %s'
+        known: dict[Any, Any] = dict(
+            self.db.execute(
+                f'SELECT type, path FROM asset_file WHERE "assetId" = %s{condition}'.encode(),
+                [asset, edited][: 1 + bool(condition)],
+            ).fetchall()
+        )
+        new = {k: p for k, p in files.items() if known.get(k) != str(self.location / p)}
+        if new:
+            self._upsert_files(asset, new, edited=edited)
 
     def _upsert_files(self, asset: UUID, files: Mapping[str, str], *, edited: bool = False) -> None:
         """One statement for all files of a job."""
@@ -162,16 +186,36 @@ class Rows:
             [value for row in rows for value in row],
         )
 
-    def _rewrite_search_text(
-        self, asset: UUID, text: str, shown: Mapping[UUID, bool] | None = None
-    ) -> None:
+    def _show_lines(self, asset: UUID) -> None:
+        """What Immich does to its texts whenever it makes thumbnails: two defects and all.
+
+        With a crop, each line of which half is in the picture is shown, and `ocr_search` gets
+        those, without bigrams. Without one it gets those that were hidden until now: mostly none.
+        """
+        crop = self.db.execute(
+            "SELECT parameters, width, height FROM asset_edit JOIN ("
+            ' SELECT "assetId", "exifImageWidth" AS width, "exifImageHeight" AS height'
+            '  FROM asset_exif) AS original USING ("assetId")'
+            " WHERE \"assetId\" = %s AND action = 'crop'",
+            [asset],
+        ).fetchone()
+        lines = self.db.execute(
+            'SELECT id, text, ARRAY[x1, y1, x2, y2, x3, y3, x4, y4], "isVisible"'
+            ' FROM asset_ocr WHERE "assetId" = %s',
+            [asset],
+        ).fetchall()
+        if crop:
+            shown = {line[0]: media.shows(crop[0], line[2], (crop[1], crop[2])) for line in lines}
+        else:
+            shown = {line[0]: True for line in lines if not line[3]}
         with self.db.transaction():
             for visible in (True, False):
-                ids = [line_id for line_id, shows in (shown or {}).items() if shows is visible]
+                ids = [line_id for line_id, shows in shown.items() if shows is visible]
                 if ids:
                     self.db.execute(
                         'UPDATE asset_ocr SET "isVisible" = %s WHERE id = ANY (%s)', [visible, ids]
                     )
+            text = " ".join(line[1].strip() for line in lines if shown.get(line[0]))
             self.db.execute('UPDATE ocr_search SET text = %s WHERE "assetId" = %s', [text, asset])
 
     def _set_dimension(self, dim: int) -> None:
@@ -198,7 +242,9 @@ class Rows:
                 "ALTER TABLE smart_search DROP CONSTRAINT IF EXISTS dim_size_constraint"
             )
 
-    def _upsert_tag(self, owner: UUID, value: str, parent: UUID | None) -> UUID:
+    def _upsert_tag(self, owner: UUID, value: str) -> UUID:
+        """A tag by its path, and its ancestors."""
+        parent = self._upsert_tag(owner, value.rpartition("/")[0]) if "/" in value else None
         with self.db.transaction():
             row = self.db.execute(
                 'INSERT INTO tag ("userId", value, "parentId") VALUES (%s, %s, %s)'

@@ -11,12 +11,14 @@ one, and everything else commits by itself, so triggers fire as often and as ear
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 from uuid import UUID, uuid4
 
+from PIL import Image
 from psycopg import sql
 from psycopg.types.json import Jsonb
 
@@ -147,11 +149,17 @@ class FakeImmich(Rows):
         return asset
 
     def regenerate_thumbnails(self, asset: UUID) -> None:
-        """§2: same files again, no change in `asset`/`asset_file`; `ocr_search.text` becomes ''."""
-        path = self.preview_path(asset)
-        path.write_bytes(path.read_bytes())
+        """§2: same files again, no change in `asset`/`asset_file`; `ocr_search`: `_show_lines`.
+
+        Of an edited photo both previews.
+        """
+        for (path,) in self.db.execute(
+            "SELECT path FROM asset_file WHERE \"assetId\" = %s AND type = 'preview'", [asset]
+        ).fetchall():
+            file = self._here(path)
+            file.write_bytes(file.read_bytes())
         if self.variant != "2.3":
-            self._rewrite_search_text(asset, "")
+            self._show_lines(asset)
 
     def replace_preview(self, asset: UUID, data: bytes) -> None:
         """Thumbnails made again from another picture, at the same paths: a new `thumbhash`.
@@ -168,10 +176,23 @@ class FakeImmich(Rows):
         self.preview_path(asset).write_bytes(data)
 
     def edit(self, asset: UUID, *edits: Edit) -> None:
-        """§2: `asset_edit`, `"isEdited"`, extra `asset_file` rows, `ocr_search` without bigrams."""
+        """§2: `asset_edit`, `"isEdited"`; `ocr_search`: `_show_lines`; then `asset_file` rows."""
         assert self.variant != "2.3", "Immich 2.3 can't edit"
+        self.record_edits(asset, edits)
+        original = media.upright(self._original_path(asset).read_bytes())
+        assert original, "only what could be decoded can be edited"
+        image = media.apply(original, edits)
+        self._write_thumbnails(asset, media.preview(image), media.thumbnail(image), edited=True)
+        self._show_lines(asset)
+        self._sync_files(asset, self._thumbnail_paths(asset, edited=True), edited=True)
+        self._picture_is(asset, image)
+
+    def record_edits(self, asset: UUID, edits: Sequence[Edit]) -> None:
+        """Rows of `asset_edit` alone, in the one transaction that an editing client waits for."""
         with self.db.transaction():
             self.db.execute('DELETE FROM asset_edit WHERE "assetId" = %s', [asset])
+            if not edits:
+                return
             values = ", ".join(["(%s, %s, %s, %s)"] * len(edits))
             rows = [(asset, e.action, Jsonb(e.parameters), n) for n, e in enumerate(edits)]
             self.db.execute(
@@ -179,42 +200,27 @@ class FakeImmich(Rows):
                 f" VALUES {values}".encode(),
                 [value for row in rows for value in row],
             )
-        original = media.upright(self._original_path(asset).read_bytes())
-        assert original, "only what could be decoded can be edited"
-        image = media.apply(original, edits)
-        self._make_thumbnails(asset, media.preview(image), media.thumbnail(image), edited=True)
-        self._update_asset(
-            asset,
-            thumbhash=hashlib.sha1(image.tobytes()).digest(),
-            width=image.width,
-            height=image.height,
-        )
-        lines = self.ocr_lines(asset)
-        shown = {
-            line_id: all(edit.shows(line, original.size) for edit in edits)
-            for line_id, line in lines.items()
-        }
-        texts = [line.text.strip() for line_id, line in lines.items() if shown[line_id]]
-        self._rewrite_search_text(asset, " ".join(texts), shown)
 
     def undo_edit(self, asset: UUID) -> None:
-        """§2: the edited `asset_file` rows go; `ocr_search.text` = ''."""
-        self.db.execute('DELETE FROM asset_edit WHERE "assetId" = %s', [asset])
+        """§2: `ocr_search`: `_show_lines`; the edited `asset_file` rows go."""
+        self.record_edits(asset, [])
+        self._show_lines(asset)
         paths = self.db.execute(
-            'SELECT path FROM asset_file WHERE "assetId" = %s AND "isEdited"', [asset]
+            'DELETE FROM asset_file WHERE "assetId" = %s AND "isEdited" RETURNING path', [asset]
         ).fetchall()
-        self.db.execute('DELETE FROM asset_file WHERE "assetId" = %s AND "isEdited"', [asset])
-        for (path,) in paths:
-            self._here(path).unlink(missing_ok=True)
         image = media.upright(self._original_path(asset).read_bytes())
         assert image
-        self._update_asset(
-            asset,
-            thumbhash=hashlib.sha1(image.tobytes()).digest(),
-            width=image.width,
-            height=image.height,
-        )
-        self._rewrite_search_text(asset, "", dict.fromkeys(self.ocr_lines(asset), True))
+        self._picture_is(asset, image)
+        for (path,) in paths:  # a job of its own
+            self._here(path).unlink(missing_ok=True)
+
+    def _picture_is(self, asset: UUID, image: Image.Image) -> None:
+        """What the editor's job writes last: the thumbhash where it differs, then the size."""
+        thumbhash = hashlib.sha1(image.tobytes()).digest()
+        known = self.db.execute("SELECT thumbhash FROM asset WHERE id = %s", [asset]).fetchone()
+        if known != (thumbhash,):
+            self._update_asset(asset, thumbhash=thumbhash)
+        self._update_asset(asset, width=image.width, height=image.height)
 
     def trash(self, *assets: UUID) -> None:
         """§2: one UPDATE of `status` and `"deletedAt"`."""
@@ -352,20 +358,21 @@ class FakeImmich(Rows):
 
     # Tags, albums, stacks
 
-    def tag(self, asset: UUID, value: str) -> UUID:
-        """Put a tag on: its parents are made, and 3.x copies the tags to `asset_exif`."""
-        owner = self._owner_of(asset)
-        parent: UUID | None = None
-        parts = value.split("/")
-        for depth in range(len(parts)):
-            parent = self._upsert_tag(owner, "/".join(parts[: depth + 1]), parent)
-        assert parent
+    def tag(self, asset: UUID, value: str, *, sidecar: bool = True) -> UUID:
+        """Put a tag on: its parents are made, and later versions copy the tags to `asset_exif`.
+
+        Args:
+            sidecar: whether `write_sidecar` follows at once, as it does where no job waits.
+        """
+        tag = self._upsert_tag(self._owner_of(asset), value)
         self.db.execute(
             'INSERT INTO tag_asset ("assetId", "tagId") VALUES (%s, %s) ON CONFLICT DO NOTHING',
-            [asset, parent],
+            [asset, tag],
         )
         self._copy_tags(asset)
-        return parent
+        if sidecar:
+            self.write_sidecar(asset)
+        return tag
 
     def untag(self, asset: UUID, value: str) -> None:
         self.db.execute(
@@ -374,6 +381,7 @@ class FakeImmich(Rows):
             [value, asset],
         )
         self._copy_tags(asset)
+        self.write_sidecar(asset)
 
     def tags(self, asset: UUID) -> list[str]:
         rows = self.db.execute(
@@ -385,10 +393,35 @@ class FakeImmich(Rows):
 
     def _copy_tags(self, asset: UUID) -> None:
         if self.variant != "2.3":
-            self.set_exif(asset, tags=self.tags(asset))
+            self.set_exif(asset, tags=self.tags(asset), lockedProperties=["tags"])
+
+    def _remembered_tags(self, asset: UUID) -> tuple[list[str] | None, bool]:
+        """Those in `asset_exif`, and whether they are locked: not yet in the sidecar."""
+        row = self.db.execute(
+            'SELECT tags, \'tags\' = ANY ("lockedProperties") FROM asset_exif WHERE "assetId" = %s',
+            [asset],
+        ).fetchone()
+        assert row
+        return row[0], bool(row[1])
+
+    def write_sidecar(self, asset: UUID, tags: list[str] | None = None) -> None:
+        """The job after tags have changed: the file gets them, then metadata is read again.
+
+        Args:
+            tags: what the job has read before something else changed; None: what is there now.
+        """
+        if self.variant == "2.3":
+            return
+        known, locked = self._remembered_tags(asset)
+        if locked:
+            path = f"{self._original_path(asset).relative_to(self.media_dir)}.xmp"
+            self._write(path, json.dumps(known if tags is None else tags).encode())
+            self._upsert_files(asset, {"sidecar": path})
+            self.set_exif(asset, lockedProperties=None)
+            self.refresh_metadata(asset)
 
     def refresh_metadata(self, asset: UUID) -> None:
-        """Metadata again: 3.x replaces the asset's tags by those that `asset_exif` remembers.
+        """Metadata again: the asset's tags become those of the sidecar, unless they are locked.
 
         From Immich's code: DELETE, then INSERT of the same rows, in one transaction. A tag that
         was taken off behind Immich's back is on again.
@@ -396,17 +429,19 @@ class FakeImmich(Rows):
         self._job_done(asset, "metadataExtractedAt")
         if self.variant == "2.3":
             return
-        row = self.db.execute(
-            'SELECT tags FROM asset_exif WHERE "assetId" = %s', [asset]
-        ).fetchone()
+        tags, locked = self._remembered_tags(asset)
+        if not locked:
+            sidecar = Path(f"{self._original_path(asset)}.xmp")
+            tags = json.loads(sidecar.read_bytes()) if sidecar.exists() else None
+            self.set_exif(asset, tags=tags or None)
         owner = self._owner_of(asset)
         with self.db.transaction():
             self.db.execute('DELETE FROM tag_asset WHERE "assetId" = %s', [asset])
-            self.db.execute(
-                'INSERT INTO tag_asset ("assetId", "tagId")'
-                ' SELECT %s, id FROM tag WHERE "userId" = %s AND value = ANY (%s)',
-                [asset, owner, (row[0] if row else None) or []],
-            )
+            for value in tags or []:
+                tag = self._upsert_tag(owner, value)
+                self.db.execute(
+                    'INSERT INTO tag_asset ("assetId", "tagId") VALUES (%s, %s)', [asset, tag]
+                )
 
     def album(self, name: str, assets: Iterable[UUID] = (), *, owner: UUID | None = None) -> UUID:
         owner = owner or self.owner

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import pillow_heif
 from PIL import Image, ImageOps, UnidentifiedImageError
-
-from indexer.models.types import Line
 
 pillow_heif.register_heif_opener()
 
@@ -40,14 +38,24 @@ class Edit:
     def rotate(cls, angle: Literal[90, 180, 270]) -> Edit:
         return cls("rotate", {"angle": angle})
 
-    def shows(self, line: Line, size: tuple[int, int]) -> bool:
-        """True where the line's centre is still in the picture."""
-        if self.action != "crop":
-            return True
-        x, y, width, height = (int(self.parameters[key]) for key in ("x", "y", "width", "height"))
-        centre_x = sum(line.box[0::2]) / 4 * size[0]
-        centre_y = sum(line.box[1::2]) / 4 * size[1]
-        return x <= centre_x <= x + width and y <= centre_y <= y + height
+    @classmethod
+    def mirror(cls, axis: Literal["horizontal", "vertical"]) -> Edit:
+        return cls("mirror", {"axis": axis})
+
+
+def shows(crop: Mapping[str, float], box: Sequence[float], size: tuple[int, int]) -> bool:
+    """Whether half of a line, or more, is in the cropped picture.
+
+    Args:
+        crop: parameters of the edit, in pixels.
+        box: corners of the line, shares of the size.
+        size: width and height of the unedited picture.
+    """
+    left, right = min(box[0::2]) * size[0], max(box[0::2]) * size[0]
+    top, bottom = min(box[1::2]) * size[1], max(box[1::2]) * size[1]
+    wide = min(right, crop["x"] + crop["width"]) - max(left, crop["x"])
+    high = min(bottom, crop["y"] + crop["height"]) - max(top, crop["y"])
+    return max(0.0, wide) * max(0.0, high) >= (right - left) * (bottom - top) / 2
 
 
 def upright(data: bytes) -> Image.Image | None:

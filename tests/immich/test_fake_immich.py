@@ -140,9 +140,10 @@ def test_crop_and_undo(history: FakeImmich) -> None:
     history.edit(asset, Edit.crop(0, 0, 200, 100), Edit.rotate(90))
     assert transactions(history) == [
         ["INSERT asset_edit", "INSERT asset_edit", "UPDATE asset"],
-        ["INSERT asset_file", "INSERT asset_file"],
-        ["UPDATE asset"],
         ["UPDATE asset_ocr", "UPDATE asset_ocr", "UPDATE ocr_search"],
+        ["INSERT asset_file", "INSERT asset_file", "INSERT asset_file"],
+        ["UPDATE asset"],
+        ["UPDATE asset"],
     ]
     edited = history.preview_path(asset, edited=True)
     with Image.open(edited) as preview:
@@ -157,13 +158,30 @@ def test_crop_and_undo(history: FakeImmich) -> None:
     history.undo_edit(asset)
     assert transactions(history) == [
         ["DELETE asset_edit", "DELETE asset_edit", "UPDATE asset"],
-        ["DELETE asset_file", "DELETE asset_file"],
+        ["UPDATE asset_ocr", "UPDATE ocr_search"],
+        ["DELETE asset_file", "DELETE asset_file", "DELETE asset_file"],
         ["UPDATE asset"],
-        ["UPDATE asset_ocr", "UPDATE asset_ocr", "UPDATE ocr_search"],
+        ["UPDATE asset"],
     ]
     assert not edited.exists()
-    assert texts(history) == [""]
+    assert texts(history) == ["金额"]  # what was hidden, and only that
     assert all_of(history, 'SELECT "isEdited", width, height FROM asset') == [(False, 400, 400)]
+
+
+def test_an_edit_without_a_crop_blanks_the_search_text(history: FakeImmich) -> None:
+    asset = history.upload(picture(size=(400, 400)))
+    history.save_ocr(asset, [line("增值税发票")])
+    transactions(history)
+    history.edit(asset, Edit.rotate(90))
+    assert transactions(history)[1] == ["UPDATE ocr_search"]
+    assert texts(history) == [""]
+    # Edited once more, the files are where they were; of one colour, it has the same thumbhash.
+    history.edit(asset, Edit.rotate(180))
+    assert transactions(history) == [
+        ["DELETE asset_edit", "UPDATE asset", "INSERT asset_edit", "UPDATE asset"],
+        ["UPDATE ocr_search"],
+        ["UPDATE asset"],
+    ]
 
 
 @BOTH
@@ -262,6 +280,7 @@ def test_tag_taken_off_behind_immichs_back_comes_again(immich: FakeImmich) -> No
     asset = immich.upload(picture())
     tag = immich.tag(asset, "reprocess/ocr")
     immich.db.execute('DELETE FROM tag_asset WHERE "tagId" = %s', [tag])
+    immich.set_exif(asset, tags=[])  # which the sidecar outlives
     immich.refresh_metadata(asset)
     assert immich.tags(asset) == ["reprocess/ocr"]
 

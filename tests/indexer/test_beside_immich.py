@@ -15,10 +15,11 @@ import pytest
 
 from immich.base import load_schema
 from immich.events import Edit, FakeImmich
+from immich.media import search_text
 from immich_indexer.runtime import SAMPLES, prepare
 from indexer.media import Media
 from indexer.models.images import decode
-from indexer.models.types import Lane, OcrOptions
+from indexer.models.types import Lane, Line, OcrOptions
 from indexer.reconcile import find_changed_files, reconcile
 from indexer.settings import Settings
 from indexer.shared import SharedEngine
@@ -144,6 +145,52 @@ def test_thumbnails_made_again_leave_no_empty_search_text(house: House) -> None:
     assert house.inferences() == (1, 1)
 
 
+def test_lines_that_a_crop_hid_are_not_all_that_is_left_when_it_is_undone(house: House) -> None:
+    immich = house.immich
+    asset = immich.upload(SAMPLES / "parking-small.jpg")
+    house.settle()
+    # Texts that look whole, whatever is missing of them.
+    lines = [
+        Line(t, (0.1, y, 0.3, y, 0.3, y + 0.1, 0.1, y + 0.1), 0.9, 0.9)
+        for t, y in (("上", 0.1), ("下", 0.7))
+    ]
+    immich.save_ocr(asset, lines)
+    text = 'SELECT text FROM ocr_search WHERE "assetId" = %s'
+    immich.edit(asset, Edit.crop(0, 0, 300, 200))
+    assert house.ask(text, asset) == "上"
+    immich.undo_edit(asset)
+    house.wait_for(f"SELECT ({text}) = '上 下'", asset)
+
+
+def test_a_redone_edited_photo_has_its_lines_where_immich_keeps_them(house: House) -> None:
+    immich = house.immich
+    asset = immich.upload(SAMPLES / "parking-small.jpg")
+    house.settle()
+    photo = decode(immich.preview_path(asset).read_bytes(), max_bytes=10**9, max_pixels=10**9)
+    whole = house.engine.read_text(photo, IMMICHS_OCR, Lane.INTERACTIVE).result()
+    immich.save_ocr(asset, whole)
+    immich.edit(asset, Edit.crop(0, 0, 440, 165))
+    house.settle()
+    house.db.execute(
+        "INSERT INTO indexer_v1.reprocess (asset_id, task) VALUES (%s, 'ocr')", [asset]
+    )
+    house.wait_for("SELECT bool_and(status = 'done') FROM indexer_v1.reprocess")
+    house.settle()
+    rows = house.db.execute(
+        'SELECT "isVisible", text, x1, y1, x3, y3 FROM asset_ocr WHERE "assetId" = %s', [asset]
+    ).fetchall()
+    shown = {row[1]: row[2:] for row in rows if row[0]}
+    hidden = {row[1] for row in rows if not row[0]}
+    before = {line.text: (*line.box[:2], *line.box[4:6]) for line in whole}
+    assert "停车缴费凭证" in shown
+    assert shown["停车缴费凭证"] == pytest.approx(before["停车缴费凭证"], abs=0.02)
+    assert hidden
+    assert {*shown} | hidden >= {*before}
+    assert not {*shown} & hidden
+    tokens = house.ask('SELECT text FROM ocr_search WHERE "assetId" = %s', asset)
+    assert sorted(tokens.split()) == sorted(search_text(list(shown)).split())
+
+
 def test_an_edited_photo_is_indexed_as_edited_and_gets_its_embedding(house: House) -> None:
     immich = house.immich
     asset = immich.upload(SAMPLES / "shape-red-circle-exit.jpg")
@@ -175,6 +222,10 @@ def test_a_tag_has_a_photo_redone_and_goes(house: House) -> None:
     assert house.inferences()[0] == 2
     assert immich.tags(asset) == []
     immich.refresh_metadata(asset)  # puts back what Immich remembers elsewhere
+    assert immich.tags(asset) == []
+    # Its next sidecar is without it, too.
+    immich.write_sidecar(asset)
+    immich.refresh_metadata(asset)
     assert immich.tags(asset) == []
     # The new result is Immich's too, as Immich itself would have written it.
     lines = house.ask(
@@ -283,7 +334,7 @@ def test_a_trigger_function_that_fails_does_not_fail_an_upload(house: House) -> 
     immich.trash(asset)
     immich.restore(asset)
     immich.tag(asset, "reprocess/ocr")
-    assert house.ask('SELECT count(*) FROM asset_file WHERE "assetId" = %s', asset) == 4
+    assert house.ask('SELECT count(*) FROM asset_file WHERE "assetId" = %s', asset) == 6
     assert house.ask("SELECT count(*) FROM indexer_v1.job") == 0
     # Whole again, what was missed is found.
     house.db.execute("DELETE FROM indexer_v1.migration WHERE name LIKE 'functions/40%%'")

@@ -556,3 +556,13 @@ def test_stopping_what_idles(desk: Desk, engine: Inferences) -> None:
     desk.wait_for("SELECT EXISTS (SELECT FROM indexer_v1.worker)")
     made.stop()
     assert desk.ask("SELECT count(*) FROM indexer_v1.worker") == 0
+
+
+def test_what_a_frozen_worker_holds_is_let_go_of(indexed_database: str, engine: Inferences) -> None:
+    """By PostgreSQL; Immich may be waiting for it. Frozen for real: tests/faults."""
+    idle = Worker(Settings(), indexed_database, engine)
+    with idle._connect() as connection:
+        show = "SELECT current_setting(%s, true)"
+        assert fetch_value(connection, show, ["idle_in_transaction_session_timeout"]) == "30s"
+        whole = fetch_value(connection, show, ["transaction_timeout"])  # PostgreSQL 17 and later
+        assert whole == ("2min" if connection.info.server_version >= 170_000 else None)

@@ -1,13 +1,16 @@
-"""Databases for tests of SQL functions that change nothing."""
+"""Databases for tests of SQL functions that change nothing, and of the queue."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
+from queued import MODEL
 
 from immich.base import load_schema
+from indexer import queue
 from pg.connect import Connection, connect
 from pg.migrate import migrate
 
@@ -47,3 +50,23 @@ def functions(request: pytest.FixtureRequest) -> Connection:
     """`bigram`, then `zhparser`: what holds with both."""
     connection: Connection = request.getfixturevalue(request.param)
     return connection
+
+
+@pytest.fixture
+def db(indexed_database: str) -> Iterator[Connection]:
+    with connect(indexed_database) as connection:
+        queue.use_clip_model(connection, MODEL, 512)
+        yield connection
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A worker that soon gives up on a row that somebody holds."""
+    monkeypatch.setattr(queue, "_HOLD_TRIES", 3)
+
+
+@pytest.fixture
+def another(indexed_database: str, db: Connection) -> Iterator[Callable[[], Connection]]:
+    """More connections to the same database."""
+    with ExitStack() as stack:
+        yield lambda: stack.enter_context(connect(indexed_database))

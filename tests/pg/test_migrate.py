@@ -294,14 +294,10 @@ def test_retokenize_goes_on_where_it_stopped(connection: Connection, database: s
     connection.execute("UPDATE indexer_v1.ocr SET tokenizer = 'older/1', tsv = ''")
     migrate(connection)
     assert stale_rows(connection) == 25
-    assert retokenize(connection, 10) == 10
+    assert next(retokenize(connection, 10)) == 10
     assert stale_rows(connection) == 15
     with connect(database) as another:  # the first was killed; or beside it
-        assert [retokenize(another, 10), retokenize(another, 10), retokenize(another, 10)] == [
-            10,
-            5,
-            0,
-        ]
+        assert list(retokenize(another, 10)) == [10, 5]
     found = "SELECT count(*) FROM indexer_v1.ocr WHERE tsv @@ indexer_v1.to_tsquery('发票')"
     assert fetch_value(connection, found) == 25
 
@@ -313,11 +309,10 @@ def test_two_retokenize_together(connection: Connection, database: str) -> None:
 
     def run() -> int:
         with connect(database) as mine:
-            return sum(iter(lambda: retokenize(mine, 7), 0))
+            return sum(retokenize(mine, 7))
 
     done = sum(together(run, run))
-    while chunk := retokenize(connection, 7):  # what the other one held when the last looked
-        done += chunk
+    done += sum(retokenize(connection, 7))  # what the other one held when the last looked
     assert done == 60
     assert stale_rows(connection) == 0
 
@@ -331,8 +326,7 @@ def test_to_zhparser_and_back(zhparser_database: str) -> None:
         report = migrate(connection, "zhparser")
         assert (report.tokenizer, stale_rows(connection)) == ("zhparser", 4)
         assert report.applied == [ZHPARSER]
-        while retokenize(connection, 3):
-            pass
+        assert list(retokenize(connection, 3)) == [3, 1]
         assert (
             fetch_value(
                 connection,
@@ -359,7 +353,7 @@ def test_zhparser_dropped_under_us(zhparser_database: str) -> None:
         connection.execute("DROP EXTENSION zhparser CASCADE")
         report = migrate(connection)
         assert (report.tokenizer, stale_rows(connection)) == ("bigram", 3)
-        assert retokenize(connection) == 3
+        assert list(retokenize(connection)) == [3]
 
 
 def test_sql_files_are_in_the_package() -> None:

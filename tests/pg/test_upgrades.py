@@ -110,8 +110,7 @@ def test_a_database_of_an_earlier_layout(
             assert layout_of(connection) == layout_of(new)
 
         # and it works
-        while retokenize(connection):
-            pass
+        list(retokenize(connection))
         assert stale_rows(connection) == 0
         found = "SELECT asset_id FROM indexer_v1.search(%s)"
         assert fetch_value(connection, found, ["发票"]) == asset(1)

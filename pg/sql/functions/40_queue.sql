@@ -462,17 +462,47 @@ AS $$
     ORDER BY 1, 2
 $$;
 
--- Makes the index of embeddings where it is missing. As much work as Immich puts into its own: with
+-- How the index of embeddings is built: as much work as Immich puts into its own. With
 -- ef_construction 100, the graph of 100,000 photos (make bench-search) didn't lead to 3 % of the
 -- hundred nearest, however long it was searched, and to 17 % of a quarter's hundred nearest.
+CREATE OR REPLACE FUNCTION indexer_v1.clip_index_options() RETURNS text[]
+LANGUAGE sql IMMUTABLE
+AS $$ SELECT '{m=16,ef_construction=300}'::text[] $$;
+
+CREATE OR REPLACE FUNCTION indexer_v1.clip_index_statement(
+    name text, live boolean DEFAULT false) RETURNS text
+LANGUAGE sql STABLE
+SET search_path FROM CURRENT
+AS $$
+    SELECT format('CREATE INDEX %s %I ON indexer_v1.clip USING hnsw (embedding %s) WITH (%s)',
+                  CASE WHEN live THEN 'CONCURRENTLY' ELSE '' END, name,
+                  (SELECT format('%I.%I', n.nspname, c.opcname)
+                   FROM pg_opclass c JOIN pg_namespace n ON n.oid = c.opcnamespace
+                   WHERE c.opcname = 'halfvec_cosine_ops' AND pg_opclass_is_visible(c.oid)
+                     AND c.opcmethod = (SELECT m.oid FROM pg_am m WHERE m.amname = 'hnsw')),
+                  array_to_string(indexer_v1.clip_index_options(), ', '))
+$$;
+
+-- Whether an older version built it: `immich-indexer reindex` builds it anew.
+CREATE OR REPLACE FUNCTION indexer_v1.clip_index_is_outdated() RETURNS boolean
+LANGUAGE sql STABLE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT NOT coalesce(c.reloptions, '{}') @> indexer_v1.clip_index_options()
+    FROM pg_class c WHERE c.oid = to_regclass('indexer_v1.clip_embedding_idx')
+$$;
+
+-- Makes it where it is missing; where there is nothing in it yet, also anew.
 CREATE OR REPLACE FUNCTION indexer_v1.ensure_clip_index() RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path FROM CURRENT
 AS $$
 BEGIN
+    IF indexer_v1.clip_index_is_outdated() AND NOT EXISTS (SELECT FROM indexer_v1.clip) THEN
+        DROP INDEX indexer_v1.clip_embedding_idx;
+    END IF;
     IF to_regclass('indexer_v1.clip_embedding_idx') IS NULL THEN
-        CREATE INDEX clip_embedding_idx ON indexer_v1.clip
-            USING hnsw (embedding halfvec_cosine_ops) WITH (m = 16, ef_construction = 300);
+        EXECUTE indexer_v1.clip_index_statement('clip_embedding_idx');
     END IF;
 END
 $$;

@@ -171,7 +171,8 @@ EXCEPTION WHEN OTHERS THEN
 END
 $$;
 
--- A search text that Immich itself has just broken (see 55_immich.sql) waits to be mended.
+-- A search text that Immich itself has just broken (see 55_immich.sql) waits to be mended. One that
+-- is changed may also have lost lines, which only a comparison with the lines shows.
 CREATE OR REPLACE FUNCTION indexer_v1.on_ocr_search() RETURNS trigger
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
@@ -181,6 +182,8 @@ BEGIN
     INSERT INTO indexer_v1.write_back (asset_id, what)
     SELECT n."assetId", 'search_text' FROM new_rows n
     WHERE indexer_v1.is_broken_search_text(n.text)
+       OR TG_OP = 'UPDATE'
+          AND NOT indexer_v1.same_tokens(n.text, indexer_v1.right_search_text(n."assetId"))
     ON CONFLICT DO NOTHING;
     IF FOUND THEN
         PERFORM pg_notify('indexer_v1', '');

@@ -38,6 +38,15 @@ AS $$
     SELECT search_text = '' OR search_text ~ '[\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uac00-\ud7af]{3}'
 $$;
 
+-- Whether two search texts have the same tokens: Immich's order is that of the answer it got.
+CREATE OR REPLACE FUNCTION indexer_v1.same_tokens(one text, other text) RETURNS boolean
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT array(SELECT unnest(string_to_array(one, ' ')) ORDER BY 1)
+         = array(SELECT unnest(string_to_array(other, ' ')) ORDER BY 1)
+$$;
+
 CREATE OR REPLACE FUNCTION indexer_v1.is_edited(asset uuid) RETURNS boolean
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
@@ -66,19 +75,100 @@ CREATE OR REPLACE FUNCTION indexer_v1.write_back_search_text(asset uuid) RETURNS
 LANGUAGE sql VOLATILE
 SET search_path FROM CURRENT
 AS $$
-    UPDATE public.ocr_search s SET text = indexer_v1.right_search_text(asset)
-    WHERE s."assetId" = asset AND indexer_v1.is_broken_search_text(s.text)
-      AND coalesce(indexer_v1.right_search_text(asset), '') NOT IN ('', s.text)
+    UPDATE public.ocr_search s SET text = should_be.text
+    FROM (SELECT indexer_v1.right_search_text(asset)) AS should_be(text)
+    WHERE s."assetId" = asset AND should_be.text <> ''
+      AND NOT indexer_v1.same_tokens(s.text, should_be.text)
 $$;
 
--- The lines of the index as Immich's OCR result. Not the boxes of an edited photo: Immich keeps
--- boxes of the unedited one and turns them itself; there only the search text is written.
+-- A line's corners in the edited picture, eight numbers, as corners in the unedited one, which is
+-- what Immich keeps: the other way round as its own transformOcrBoundingBox, edit by edit from the
+-- last to the first, and last out of the crop. Points as shares of the width and the height; the
+-- first is where the text begins. NULL where Immich doesn't know the size of the picture.
+CREATE OR REPLACE FUNCTION indexer_v1.unedited_box(asset uuid, box jsonb) RETURNS real[]
+LANGUAGE plpgsql STABLE STRICT
+SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    original record;
+    edit     record;
+    crop     jsonb;
+    turned   integer := 0;
+    angle    integer;
+    width    double precision; -- of the picture in which xs and ys are, in pixels
+    height   double precision;
+    xs       double precision[];
+    ys       double precision[];
+    was_x    double precision[];
+BEGIN
+    -- Immich's getDimensions
+    SELECT CASE WHEN e.orientation IN ('5', '6', '7', '8', '-90', '90')
+                THEN e."exifImageHeight" ELSE e."exifImageWidth" END AS width,
+           CASE WHEN e.orientation IN ('5', '6', '7', '8', '-90', '90')
+                THEN e."exifImageWidth" ELSE e."exifImageHeight" END AS height
+    INTO original FROM public.asset_exif e WHERE e."assetId" = asset;
+    IF coalesce(original.width, 0) <= 0 OR coalesce(original.height, 0) <= 0 THEN
+        RETURN NULL;
+    END IF;
+    SELECT parameters INTO crop FROM public.asset_edit WHERE "assetId" = asset AND action = 'crop';
+    width := coalesce((crop ->> 'width')::double precision, original.width);
+    height := coalesce((crop ->> 'height')::double precision, original.height);
+    IF (SELECT count(*) % 2 = 1 FROM public.asset_edit
+        WHERE "assetId" = asset AND action = 'rotate' AND (parameters ->> 'angle')::integer IN (90, 270)) THEN
+        SELECT height, width INTO width, height;
+    END IF;
+    FOR corner IN 0 .. 3 LOOP
+        xs[corner] := (box ->> (2 * corner))::double precision * width;
+        ys[corner] := (box ->> (2 * corner + 1))::double precision * height;
+    END LOOP;
+    FOR edit IN
+        SELECT action, parameters FROM public.asset_edit
+        WHERE "assetId" = asset AND action IN ('rotate', 'mirror') ORDER BY sequence DESC
+    LOOP
+        IF edit.action = 'rotate' THEN -- clockwise, so back the other way
+            angle := (edit.parameters ->> 'angle')::integer;
+            turned := angle / 90; -- the first edit's, which comes last here: as Immich does
+            was_x := xs;
+            FOR corner IN 0 .. 3 LOOP
+                xs[corner] := CASE angle WHEN 90 THEN ys[corner] WHEN 180 THEN width - xs[corner]
+                                         WHEN 270 THEN height - ys[corner] ELSE xs[corner] END;
+                ys[corner] := CASE angle WHEN 90 THEN width - was_x[corner] WHEN 180 THEN height - ys[corner]
+                                         WHEN 270 THEN was_x[corner] ELSE ys[corner] END;
+            END LOOP;
+            IF angle IN (90, 270) THEN
+                SELECT height, width INTO width, height;
+            END IF;
+        ELSE
+            FOR corner IN 0 .. 3 LOOP
+                IF edit.parameters ->> 'axis' = 'horizontal' THEN
+                    xs[corner] := width - xs[corner];
+                ELSE
+                    ys[corner] := height - ys[corner];
+                END IF;
+            END LOOP;
+        END IF;
+    END LOOP;
+    RETURN (
+        SELECT array_agg(share::real ORDER BY corner, is_y)
+        FROM generate_series(0, 3) AS corner
+        CROSS JOIN LATERAL (SELECT (corner + turned) % 4 AS from_corner) AS f
+        CROSS JOIN LATERAL (VALUES
+            (false, (xs[from_corner] + coalesce((crop ->> 'x')::double precision, 0)) / original.width),
+            (true, (ys[from_corner] + coalesce((crop ->> 'y')::double precision, 0)) / original.height)
+        ) AS v(is_y, share));
+END
+$$;
+
+-- The lines of the index as Immich's OCR result. Of an edited photo the index has what the edited
+-- picture shows, and Immich keeps where that is in the unedited one, beside the lines that a crop
+-- has hidden: those stay.
 CREATE OR REPLACE FUNCTION indexer_v1.write_back_ocr(asset uuid) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path FROM CURRENT
 AS $$
 DECLARE
-    read indexer_v1.ocr;
+    read   indexer_v1.ocr;
+    edited boolean := indexer_v1.is_edited(asset);
 BEGIN
     -- Locked: a newer result that is just being written found its row in write_back, and wouldn't
     -- be written to Immich if the old one were read here.
@@ -86,16 +176,20 @@ BEGIN
     IF NOT FOUND THEN
         RETURN;
     END IF;
-    IF NOT indexer_v1.is_edited(asset) THEN
-        DELETE FROM public.asset_ocr WHERE "assetId" = asset;
-        INSERT INTO public.asset_ocr
-            ("assetId", x1, y1, x2, y2, x3, y3, x4, y4, "boxScore", "textScore", text)
-        SELECT asset, (b ->> 0)::real, (b ->> 1)::real, (b ->> 2)::real, (b ->> 3)::real,
-               (b ->> 4)::real, (b ->> 5)::real, (b ->> 6)::real, (b ->> 7)::real,
-               (line ->> 'box_score')::real, (line ->> 'text_score')::real, line ->> 'text'
-        FROM jsonb_array_elements(read.lines) AS line
-        CROSS JOIN LATERAL (SELECT line -> 'box' AS b) AS box;
-    END IF;
+    DELETE FROM public.asset_ocr l
+    WHERE l."assetId" = asset
+      AND NOT (edited AND coalesce((to_jsonb(l) ->> 'isVisible')::boolean, true) IS FALSE);
+    INSERT INTO public.asset_ocr
+        ("assetId", x1, y1, x2, y2, x3, y3, x4, y4, "boxScore", "textScore", text)
+    SELECT asset, b[1], b[2], b[3], b[4], b[5], b[6], b[7], b[8],
+           (line ->> 'box_score')::real, (line ->> 'text_score')::real, line ->> 'text'
+    FROM jsonb_array_elements(read.lines) AS line
+    CROSS JOIN LATERAL (
+        SELECT CASE WHEN edited THEN indexer_v1.unedited_box(asset, line -> 'box')
+                    ELSE (SELECT array_agg(n::real ORDER BY place)
+                          FROM jsonb_array_elements_text(line -> 'box') WITH ORDINALITY AS t(n, place))
+               END AS b) AS box
+    WHERE b IS NOT NULL;
     IF read.text = '' THEN
         DELETE FROM public.ocr_search WHERE "assetId" = asset;
     ELSE
@@ -260,20 +354,29 @@ BEGIN
 END
 $$;
 
--- 3.x remembers an asset's tags in asset_exif too, and a metadata refresh puts those back on.
+-- Later Immich remembers an asset's tags in asset_exif and in a sidecar file too, and metadata read
+-- again puts those of the file back on. Not where the column is locked, which is how Immich itself
+-- marks what a sidecar doesn't have yet.
 CREATE OR REPLACE FUNCTION indexer_v1.copy_tags_to_exif(asset uuid) RETURNS void
 LANGUAGE plpgsql VOLATILE
 SET search_path FROM CURRENT
 AS $$
+DECLARE
+    has text[] := ARRAY(SELECT a.attname FROM pg_attribute a
+                        WHERE a.attrelid = to_regclass('public.asset_exif') AND NOT a.attisdropped
+                          AND a.attname IN ('tags', 'lockedProperties'));
 BEGIN
-    IF EXISTS (SELECT FROM pg_attribute a
-               WHERE a.attrelid = to_regclass('public.asset_exif') AND a.attname = 'tags'
-                 AND NOT a.attisdropped) THEN
+    IF 'tags' = ANY (has) THEN
         UPDATE public.asset_exif e SET tags = (
             SELECT coalesce(array_agg(t.value ORDER BY t.value), '{}')
             FROM public.tag_asset ta JOIN public.tag t ON t.id = ta."tagId"
             WHERE ta."assetId" = asset)
-        WHERE e."assetId" = asset AND e.tags IS NOT NULL;
+        WHERE e."assetId" = asset;
+    END IF;
+    IF has @> '{tags,lockedProperties}' THEN
+        UPDATE public.asset_exif e
+        SET "lockedProperties" = array_append(e."lockedProperties", 'tags')
+        WHERE e."assetId" = asset AND 'tags' <> ALL (coalesce(e."lockedProperties", '{}'));
     END IF;
 END
 $$;

@@ -1,0 +1,110 @@
+"""An index that an older version built is built anew, while searches go on."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from uuid import UUID
+
+import pytest
+from assets import add_assets
+from click.testing import CliRunner
+
+from immich_indexer.cli import cli
+from pg import reindex
+from pg.connect import Connection, connect
+from pg.migrate import migrate
+from pg.query import fetch_value
+
+OLDER = (
+    "DROP INDEX indexer_v1.clip_embedding_idx;"
+    "CREATE INDEX clip_embedding_idx ON indexer_v1.clip USING hnsw (embedding halfvec_cosine_ops)"
+    " WITH (m = 16, ef_construction = 100)"
+)
+NEAREST = (
+    "SELECT asset_id FROM indexer_v1.search('', (SELECT embedding::vector FROM indexer_v1.clip"
+    " WHERE asset_id = %s), max_distance => 2) LIMIT 1"
+)
+
+
+@pytest.fixture
+def connection(database: str) -> Iterator[Connection]:
+    with connect(database) as opened:
+        yield opened
+
+
+def options(connection: Connection) -> list[str]:
+    found: list[str] = fetch_value(
+        connection,
+        "SELECT reloptions FROM pg_class c JOIN pg_index i ON i.indexrelid = c.oid"
+        " WHERE c.oid = 'indexer_v1.clip_embedding_idx'::regclass AND i.indisvalid",
+    )
+    return found
+
+
+def add_embeddings(connection: Connection, count: int) -> list[UUID]:
+    ids = add_assets(connection, count)
+    connection.execute(
+        "INSERT INTO indexer_v1.clip (asset_id, embedding, model, content_hash)"
+        " SELECT id, (SELECT array_agg(sin(n * k)) FROM generate_series(1, 512) AS k)::halfvec,"
+        " 'm', sha256('') FROM unnest(%s) WITH ORDINALITY AS t(id, n)",
+        [ids],
+    )
+    return ids
+
+
+def test_an_empty_index_is_never_an_older_one(connection: Connection) -> None:
+    migrate(connection)
+    assert options(connection) == ["m=16", "ef_construction=300"]
+    connection.execute(OLDER)
+    migrate(connection)
+    assert options(connection) == ["m=16", "ef_construction=300"]
+
+
+def test_rebuilt_by_the_command(
+    connection: Connection, database: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    migrate(connection)
+    add_embeddings(connection, 30)
+    connection.execute(OLDER)
+    migrate(connection)
+    assert reindex.is_outdated(connection)  # what people have isn't thrown away by an upgrade
+    monkeypatch.setenv("DB_URL", database)
+    monkeypatch.setenv("CLIP_MODEL", "stand-in")
+    result = CliRunner().invoke(cli, ["reindex", "--memory", "20MB"])
+    assert result.exit_code == 0, result.output
+    assert "is new" in result.output
+    assert not reindex.is_outdated(connection)
+    assert options(connection) == ["m=16", "ef_construction=300"]
+
+
+def test_goes_on_after_a_stop_and_beside_searches(connection: Connection, database: str) -> None:
+    migrate(connection)
+    ids = add_embeddings(connection, 30)
+    connection.execute(OLDER)
+    # A build that was killed leaves an index that isn't valid.
+    connection.execute(
+        "CREATE INDEX clip_embedding_new_idx ON indexer_v1.clip (asset_id);"
+        "UPDATE pg_index SET indisvalid = false"
+        " WHERE indexrelid = 'indexer_v1.clip_embedding_new_idx'::regclass"
+    )
+    ended = threading.Event()
+
+    def search() -> None:
+        with connect(database) as another:
+            while not ended.is_set():
+                assert fetch_value(another, NEAREST, [ids[3]]) == ids[3]
+
+    searching = threading.Thread(target=search)
+    searching.start()
+    try:
+        reindex.rebuild(connection)
+    finally:
+        ended.set()
+        searching.join()
+    assert not reindex.is_outdated(connection)
+    assert fetch_value(connection, NEAREST, [ids[7]]) == ids[7]
+    assert fetch_value(
+        connection, "SELECT to_regclass('indexer_v1.clip_embedding_new_idx') IS NULL"
+    )
+    assert reindex.progress(connection) is None
