@@ -17,7 +17,8 @@
 --
 -- text_score: 3 to 4 where the text has the query's words as they are; 2 to 3 what OCR made of
 -- them, and parts of longer words; 1 to 2 letters that cut through words, where nothing else was
--- found and the word list doesn't know the word. The rest is cover density: how close together and how much of the text they are.
+-- found, of words that our list lacks. The rest is cover density: how close together and how much
+-- of the text they are.
 -- A query like 红色的圆 出口 has words about the picture that no text has: of what the vector side
 -- has found, photos with some of the words come before those with none; text_score is the share of
 -- the words, below 1.
