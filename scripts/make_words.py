@@ -1,9 +1,8 @@
 """Write pg/sql/functions/15_words.sql: the words of Chinese, and the characters OCR confuses.
 
-Needs `pip install jieba==0.42.1 pycorrector==1.1.4 --no-deps` (MIT and Apache-2.0): the word
-counts are jieba's, the first list of look-alike characters is pycorrector's. What is younger than
-jieba, or known to be confused, stands in words/ beside this file. Run once; the result is
-committed.
+Needs `pip install jieba==0.42.1` (MIT), whose word counts these are, and Noto's CJK fonts, in which
+characters are compared (alike.py). What is younger than jieba, or can't be told apart in small
+print, stands in words/ beside this file. Run once; the result is committed.
 """
 
 from __future__ import annotations
@@ -16,6 +15,8 @@ from itertools import permutations
 from math import log10
 from pathlib import Path
 
+from scripts.alike import lookalikes
+
 HERE = Path(__file__).parent
 TARGET = HERE.parent / "pg/sql/functions/15_words.sql"
 
@@ -23,10 +24,6 @@ TARGET = HERE.parent / "pg/sql/functions/15_words.sql"
 LEAST = {1: 300, 2: 10, 3: 15, 4: 30}
 # What a word of our own counts for: more than its characters one by one, less than a common word.
 OWN = 300
-# Strokes that may differ between two look-alikes: so many, or this share of the longer one's.
-STROKES = 2
-SHARE = 1 / 3
-MOST_LOOKALIKES = 8
 
 
 def main() -> None:
@@ -38,7 +35,12 @@ def main() -> None:
     for word, count in words.items():
         if len(word) <= 4:
             costs.setdefault(word[0], {})[word[1:]] = round(10 * log10(total / count))
-    alike, close = lookalikes(words)
+    alike = sure_lookalikes()
+    close = {
+        one: kept
+        for one, others in lookalikes(words).items()
+        if (kept := "".join(c for c in others if c not in alike.get(one, "")))
+    }
     TARGET.write_text(
         SQL.format(
             count=sum(map(len, costs.values())),
@@ -81,49 +83,14 @@ def own_words() -> set[str]:
     return {word for word in words if re.fullmatch("[一-鿿]{2,}", word)}
 
 
-def lookalikes(words: dict[str, int]) -> tuple[dict[str, str], dict[str, str]]:
-    """Character → its look-alikes: those that can't be told apart, and the other ones."""
-    alike: dict[str, list[str]] = {}
-    close: dict[str, list[str]] = {}
+def sure_lookalikes() -> dict[str, str]:
+    """Character → those that can't be told apart from it in small print."""
+    found: dict[str, str] = {}
     for line in (HERE / "words/lookalikes.txt").read_text("utf-8").splitlines():
         if line and not line.startswith("#"):
-            chosen = alike if line.startswith("= ") else close
-            for one, other in permutations(line.removeprefix("= "), 2):
-                chosen.setdefault(one, []).append(other)
-    strokes = dict(
-        parts
-        for line in data("pycorrector", "data/stroke.txt")
-        if len(parts := line.split()) == 2 and len(parts[0]) == 1
-    )
-    common = {character for word in words for character in word}
-    found: dict[str, list[tuple[float, str]]] = {}
-    for line in data("pycorrector", "data/same_stroke.txt"):
-        group = [c for c in line.split() if c in strokes and c in common]
-        for one, other in permutations(group, 2):
-            longer = max(len(strokes[one]), len(strokes[other]))
-            differ = distance(strokes[one], strokes[other])
-            share = differ / longer
-            if one != other and (differ <= STROKES or share <= SHARE):
-                found.setdefault(one, []).append((share, other))
-    for one, others in found.items():
-        for _, other in sorted(others):
-            if other not in alike.get(one, []) and other not in close.setdefault(one, []):
-                close[one].append(other)
-    return (
-        {one: "".join(others) for one, others in sorted(alike.items())},
-        {one: "".join(others[:MOST_LOOKALIKES]) for one, others in sorted(close.items()) if others},
-    )
-
-
-def distance(one: str, other: str) -> int:
-    """Levenshtein's."""
-    row = list(range(len(other) + 1))
-    for i, x in enumerate(one, 1):
-        following = [i]
-        for j, y in enumerate(other, 1):
-            following.append(min(row[j] + 1, following[-1] + 1, row[j - 1] + (x != y)))
-        row = following
-    return row[-1]
+            for one, other in permutations(line, 2):
+                found[one] = found.get(one, "") + other
+    return found
 
 
 SQL = (HERE / "words/words.sql.in").read_text("utf-8")

@@ -88,11 +88,12 @@ def literal_matches(query: str, of: Set = "main") -> list[str]:
 
 @cache
 def _fold(text: str) -> str:
-    return unicodedata.normalize("NFKC", text).lower().translate(_simplified())
+    return unicodedata.normalize("NFKC", text).lower().translate(simplified())
 
 
 @cache
-def _simplified() -> dict[int, str]:
+def simplified() -> dict[int, str]:
+    """Traditional characters to simplified ones, as `str.translate` wants them."""
     source = (files("pg") / "sql/functions/10_normalize.sql").read_text("utf-8")
     found = re.search(r"'(\{.*\})'", source)
     assert found, "10_normalize.sql has no table of traditional characters any more"

@@ -42,6 +42,7 @@ TEXTS = {
         ("发票 OR OR 收据", {"invoice", "void", "receipt"}),
         ("发票 -作废", {"invoice"}),
         ("-作废 发票", {"invoice"}),
+        ("发票　－作废", {"invoice"}),  # full-width, as Chinese keyboards give it
         ("发票 -作废 -2024", set()),
         ('发票 -"已作废"', {"invoice"}),
         ("-作废", set()),  # what only excludes finds nothing
@@ -100,6 +101,7 @@ def test_phrases(bigram: Connection, words: str, found: bool) -> None:
         ("红色的圆", "红色的圆"),
         ("red  circle", "red circle"),
         ("红色 -蓝色", "红色"),
+        ("红色　－蓝色", "红色"),
         ('"红色的圆" 海边', "红色的圆 海边"),
         ("海边 OR 山", "海边 山"),
         ("ocr:红色", None),

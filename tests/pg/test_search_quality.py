@@ -117,15 +117,21 @@ def test_order(db: Connection, query: str, best_first: list[str]) -> None:
 
 def test_letters_that_cut_through_words_only_where_nothing_else_is_found(db: Connection) -> None:
     db.execute("DELETE FROM asset")
-    cut = add_text(db, "鲜花生日礼盒")
-    search = "SELECT asset_id, text_score FROM indexer_v1.search('花生')"
+    cut = add_text(db, "吴明天天迟到")  # 吴|明天|天, for all that a word list knows of people
+    search = "SELECT asset_id, text_score FROM indexer_v1.search('吴明')"
     ((found, score),) = db.execute(search).fetchall()
     assert found == cut
     assert 1 <= score < 2
-    word = add_text(db, "花生米")
+    word = add_text(db, "见吴明了")
     ((found, score),) = db.execute(search).fetchall()
     assert found == word
     assert 3 <= score < 4
+
+
+def test_letters_of_a_known_word_that_cut_through_words_are_not_found(db: Connection) -> None:
+    db.execute("DELETE FROM asset")
+    add_text(db, "鲜花生日礼盒")
+    assert not db.execute("SELECT FROM indexer_v1.search('花生')").fetchall()
 
 
 def test_a_cap_that_is_hit_gives_one_answer(db: Connection) -> None:

@@ -25,6 +25,7 @@ DECLARE
     found       integer := 0;
 BEGIN
     body := translate(body, '“”„«»「」『』＂｜　', '""""""""""| ');
+    body := regexp_replace(body, '(^|\s)[－−](?=\S)', '\1-', 'g'); -- as Chinese keyboards give it
     -- A date is one term, however many blanks are in it: 2024年5月1日发票, Dec 25, 2023
     body := regexp_replace(body, '([^\s"0-9\-])(?=[12]\d{3} *年 *\d{1,2} *月)', '\1 ', 'g');
     body := regexp_replace(body, '([12]\d{3}) *年 *(\d{1,2}) *月 *(\d{1,2}) *[日号]?', '\1-\2-\3 ', 'g');
@@ -127,7 +128,7 @@ BEGIN
         widened := wanted;
     END IF;
     IF query !~* '^\s*ocr\s*[:：]' THEN
-        picture := regexp_replace(query, '(^|\s)-(?:["“”„«»「」『』＂][^"“”„«»「」『』＂]*["“”„«»「」『』＂]?|\S+)', ' ', 'g');
+        picture := regexp_replace(query, '(^|[\s　])[-－−](?:["“”„«»「」『』＂][^"“”„«»「」『』＂]*["“”„«»「」『』＂]?|\S+)', ' ', 'g');
         picture := regexp_replace(picture, '["“”„«»「」『』＂|｜]|\yOR\y', ' ', 'g');
         picture := nullif(btrim(regexp_replace(picture, '\s+', ' ', 'g')), '');
     END IF;

@@ -17,7 +17,8 @@
 --
 -- text_score: 3 to 4 where the text has the query's words as they are; 2 to 3 what OCR made of
 -- them, and parts of longer words; 1 to 2 letters that cut through words, where nothing else was
--- found. The rest is cover density: how close together and how much of the text they are.
+-- found, of words that our list lacks. The rest is cover density: how close together and how much
+-- of the text they are.
 -- A query like 红色的圆 出口 has words about the picture that no text has: of what the vector side
 -- has found, photos with some of the words come before those with none; text_score is the share of
 -- the words, below 1.
@@ -104,6 +105,9 @@ $$;
 -- give a similarity of 0.3 as the threshold, and 0.3 to 0.6 as what matching pairs have (issues 42,
 -- 89 and 156 of OFA-Sys/Chinese-CLIP); the stand-in has at most 0.07 for what it is asked for on
 -- the samples, 0.38 for the same shape in another colour, 0.75 and more for nearly all else.
+-- Users of Chinese-CLIP also report similarities of 0.4 and more for short texts that have nothing
+-- to do with the picture (issue 255 there), so 0.7 keeps out little of what is asked in a word or
+-- two; nobody has measured it here on real weights.
 CREATE OR REPLACE FUNCTION indexer_v1.max_distance() RETURNS double precision
 LANGUAGE sql STABLE
 SET search_path = pg_catalog, pg_temp
