@@ -247,6 +247,7 @@ DECLARE
     wanted   text;
     photos   double precision;
     fetched  integer;
+    visited  double precision;
     exact    boolean := false;
 BEGIN
     ids := '{}';
@@ -267,6 +268,13 @@ BEGIN
     -- which costs about a third as much.
     exact := in_scope * in_scope < 3 * pool * photos;
     fetched := pool * CASE WHEN pool > 200 OR in_scope < 0.9 * photos THEN 1.5 ELSE 1 END;
+    -- Some more entries are looked at in one go where that fills the pool: trashed photos among the
+    -- first 200 would make a second go of an iterative scan, which costs as much again. Where it
+    -- takes many goes anyway, larger ones cost more than they bring.
+    visited := 1.1 * fetched * photos / greatest(in_scope, 1);
+    IF visited BETWEEN current_setting('hnsw.ef_search')::integer AND 400 THEN
+        PERFORM set_config('hnsw.ef_search', visited::integer::text, true);
+    END IF;
     LOOP
         EXECUTE format(
             'SELECT coalesce(array_agg(n.asset_id), ''{}''), coalesce(array_agg(n.distance), ''{}'') '
