@@ -183,7 +183,8 @@ def open_preview(media: Media, path: str, max_bytes: int) -> tuple[BinaryIO, Fil
         here = find_preview(media, path)
         file = open(here, "rb", opener=images.open_at_once)  # noqa: SIM115 - the caller's
     except OSError:
-        media.check_present(path)
+        if media.folder(path):  # a path that leads elsewhere says nothing of what is mounted
+            media.check_present(path)
         raise
     try:
         status = os.fstat(file.fileno())

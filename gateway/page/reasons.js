@@ -56,7 +56,9 @@ const FORMS = [
   [/^put (.+) into (.+)$/, "把 {1} 放进 {2}"],
   [/^cn-clip has no model (.+)\. In Immich's settings \(Machine Learning, Smart Search\) choose one of (.+)$/, "cn-clip 没有模型 {1}。请在 Immich 的设置（机器学习 → 智能搜索）里选：{2}"],
   [/^the index is made with the CLIP model (\S+), this worker has (\S+): .+$/, "索引用的是 CLIP 模型 {1}，这个工作进程用的是 {2}：设 CLIP_MODEL={1}，或用 immich-indexer migrate --clip-model {2} 把所有照片重新看一遍"],
-  [/^OCR can't be loaded \((.+)\): reinstall rapidocr-onnxruntime$/, "OCR 载入失败（{1}）：请重新安装 rapidocr-onnxruntime"],
+  [/^OCR can't be loaded \((.+)\): (.+)$/, "OCR 载入失败（{1}）：{2}"],
+  [/^reinstall (\S+)$/, "请重新安装 {1}"],
+  [/^look at the files in (.+)$/, "请检查 {1} 里的文件"],
   [/^(.+?)(?: hangs)?: this process has to be started anew$/, "{1}卡住了：这个进程要重新启动"],
   // What the gateway answers
   [/^The gateway is starting or stopping\.$/, "网关正在启动或停止。"],
