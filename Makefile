@@ -10,10 +10,10 @@ READY  := $(VENV)/.ready
 demo: $(READY)
 	@$(BIN)/immich-indexer demo $(if $(PHOTOS),--photos "$(PHOTOS)") $(if $(filter-out 0,$(ONCE)),--once)
 
-# Two files of tests at once: much of their time is waiting. JOBS=0: one after the other.
-JOBS ?= 2
+# Three files of tests at once: much of their time is waiting. JOBS=0: one after the other.
+JOBS ?= 3
 test: $(READY)
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 # Every fault there is; the short form is among the tests. MINUTES: how long the long run is.
 faults: $(READY)

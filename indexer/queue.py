@@ -351,10 +351,7 @@ def _write_texts(cursor: psycopg.Cursor[Any], outcomes: list[Outcome]) -> None:
             """,
             [
                 [asset_id for asset_id, _ in texts],
-                [
-                    "\n".join(line.text for line in text.lines).replace("\0", "")
-                    for _, text in texts
-                ],
+                [_text(text) for _, text in texts],
                 [_lines(text) for _, text in texts],
                 [text.model for _, text in texts],
                 [text.content_hash for _, text in texts],

@@ -205,7 +205,13 @@ MISSING: dict[str, tuple[Callable[[], bool], str]] = {
 }
 
 
+# Few tests that take long, most of it waiting: begun last, they would keep one process busy while
+# the others have nothing left to do.
+FIRST = ("indexer/test_faults.py", "pg/test_versions.py", "faults/", "indexer/test_worker.py")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not item.nodeid.removeprefix("tests/").startswith(FIRST))
     answers: dict[str, Any] = {}
     for item in items:
         for marker, (is_there, hint) in MISSING.items():
