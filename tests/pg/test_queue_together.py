@@ -174,7 +174,10 @@ def test_workers_and_immich_never_end_in_a_deadlock(
     one, two, three = another(), another(), another()
     together(until_done, lambda: working(one), lambda: working(two), lambda: repairing(three))
     deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
-    db.execute("SELECT pg_stat_force_next_flush()")
+    if db.info.server_version >= 150000:
+        db.execute("SELECT pg_stat_force_next_flush()")
+    else:
+        time.sleep(1)  # a process of its own collects the figures
     assert [text for text in warnings if "not queued" in text] == []
     assert fetch_value(db, deadlocks) == 0
     crash(db)

@@ -143,8 +143,9 @@ BEGIN
                 WHERE q.term = p.term AND q.alternative = p.alternative) = p.phrases AS whole
         FROM phrase p
     ), span AS (
-        SELECT range_agg(c.spans) AS spans
-        FROM complete c WHERE c.whole AND (c.level < 2 OR c.best = 2)
+        SELECT range_agg(part) AS spans -- of multiranges only since PostgreSQL 15
+        FROM complete c, unnest(c.spans) AS part
+        WHERE c.whole AND (c.level < 2 OR c.best = 2)
     )
     SELECT p.n, p.said, p.box, p.score, found.marks
     FROM placed p, span s,
