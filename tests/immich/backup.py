@@ -34,7 +34,7 @@ def restore(url: str, backup: bytes) -> None:
     backup = backup.replace(
         b"SELECT pg_catalog.set_config('search_path', '', false);",
         b"SELECT pg_catalog.set_config('search_path', 'public, pg_catalog', true);",
-    )
+    ).replace(b"SET transaction_timeout = 0;\n", b"")  # of a newer pg_dump than the server
     psql = _host.binaries(None, None) / "psql"
     subprocess.run(
         [
