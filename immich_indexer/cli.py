@@ -326,12 +326,19 @@ def reindex(settings: Settings, memory: str | None) -> None:
             with Progress(console=console) as progress, ThreadPoolExecutor(1) as aside:
                 task = progress.add_task("Building", total=None)
                 build = aside.submit(reindexing.rebuild, connection, memory)
-                while not build.done():
-                    if at := reindexing.progress(watching):
-                        progress.update(
-                            task, description=at.phase, completed=at.done, total=at.total or None
-                        )
-                    time.sleep(0.5)
+                try:
+                    while not build.done():
+                        if at := reindexing.progress(watching):
+                            progress.update(
+                                task,
+                                description=at.phase,
+                                completed=at.done,
+                                total=at.total or None,
+                            )
+                        time.sleep(0.5)
+                except BaseException:  # Ctrl-C: it would go on, for hours perhaps
+                    connection.cancel_safe()
+                    raise
                 build.result()
     console.print(f"The index of embeddings is new; {time.monotonic() - started:.0f} seconds.")
 

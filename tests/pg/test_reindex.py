@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from uuid import UUID
 
@@ -108,3 +113,26 @@ def test_goes_on_after_a_stop_and_beside_searches(connection: Connection, databa
         connection, "SELECT to_regclass('indexer_v1.clip_embedding_new_idx') IS NULL"
     )
     assert reindex.progress(connection) is None
+
+
+def test_ctrl_c_ends_the_build(connection: Connection, database: str) -> None:
+    migrate(connection)
+    connection.execute("SELECT indexer_v1.use_clip_model('ViT-B-16', 512)")
+    add_embeddings(connection, 30)
+    with connect(database) as writer, writer.transaction():
+        writer.execute("LOCK TABLE indexer_v1.clip IN ROW EXCLUSIVE MODE")  # the build waits for it
+        command = subprocess.Popen(
+            [sys.executable, "-m", "immich_indexer", "reindex"],
+            env={**os.environ, "DB_URL": database},
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + 60
+        while reindex.progress(connection) is None:
+            assert command.poll() is None, command.communicate()[1]
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        command.send_signal(signal.SIGINT)
+        assert command.wait(timeout=20) != 0
+        assert reindex.progress(connection) is None
+    assert options(connection) == ["m=16", "ef_construction=300"]  # the old one is there still
