@@ -52,6 +52,7 @@ _ADVICE = (
     TablesLockedError,
     StartError,
     NotADirectoryError,
+    reindexing.ReindexError,
 )
 
 console = Console()
@@ -196,7 +197,9 @@ def status(settings: Settings, watch: bool) -> None:
         while True:
             if watch:
                 console.clear()
-            status_module.show(console, look(connection), problem)
+            seen = look(connection)
+            gone = library.away(connection, settings.photos_dir) if settings.photos_dir else ()
+            status_module.show(console, seen, problem, gone)
             if not watch:
                 return
             time.sleep(2)
@@ -216,7 +219,7 @@ def reprocess(
     with database(settings) as url, connect(url) as connection:
         rows = connection.execute(
             "INSERT INTO indexer_v1.reprocess (asset_id, task) SELECT unnest(%s::uuid[]), %s"
-            " RETURNING id",
+            " ORDER BY 1 RETURNING id",
             [list(asset_ids), task],
         ).fetchall()
         ids = [row[0] for row in rows]

@@ -26,6 +26,8 @@ FailureKind = Literal[
     "no preview", "unreadable file", "unreadable image", "too slow", "model", "database"
 ]
 
+_CLAIM_TRIES = 10
+
 # Another transaction (Immich's, or somebody's INSERT into reprocess) may hold a row for a moment.
 _HOLD_TRIES = 25
 _HOLD_PAUSE_SECONDS = 0.2
@@ -168,11 +170,18 @@ def claim(
         suspects: may be given a photo that a worker may have died of; it then comes alone, and
             nothing else should run beside it (`Job.suspect`).
     """
-    with connection.cursor(row_factory=class_row(Job)) as cursor:
-        return cursor.execute(
-            "SELECT * FROM indexer_v1.claim(%s, %s, make_interval(secs => %s), %s, %s, %s)",
-            [list(tasks), max_jobs, lease_seconds, max_attempts, suspects, token],
-        ).fetchall()
+    attempt = 0
+    while True:
+        attempt += 1
+        try:
+            with connection.cursor(row_factory=class_row(Job)) as cursor:
+                return cursor.execute(
+                    "SELECT * FROM indexer_v1.claim(%s, %s, make_interval(secs => %s), %s, %s, %s)",
+                    [list(tasks), max_jobs, lease_seconds, max_attempts, suspects, token],
+                ).fetchall()
+        except psycopg.errors.LockNotAvailable:  # why: at the top of 40_queue.sql
+            if attempt == _CLAIM_TRIES:
+                raise
 
 
 def renew(connection: Connection, token: UUID, lease_seconds: float) -> None:
@@ -236,7 +245,11 @@ def finish(
             time.sleep(_HOLD_PAUSE_SECONDS)
         try:
             done = _finish_held(connection, token, waiting, max_attempts, beside)
-        except (psycopg.errors.SerializationFailure, psycopg.errors.DeadlockDetected):
+        except (
+            psycopg.errors.LockNotAvailable,
+            psycopg.errors.SerializationFailure,
+            psycopg.errors.DeadlockDetected,
+        ):
             continue
         except _REFUSED as error:
             if len(waiting) > 1:
