@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -320,6 +321,7 @@ def retokenize(settings: Settings, tokenizer: Literal["zhparser", "bigram"] | No
 @pass_settings
 def reindex(settings: Settings, memory: str | None) -> None:
     """Build the index of embeddings anew, as this version does; searches go on meanwhile."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: nothing is left behind
     with database(settings) as url:
         prepare(url, settings, choose_clip_model=False)
         with connect(url) as connection, connect(url) as watching:

@@ -401,7 +401,7 @@ def test_leases_last_as_long_as_the_work(desk: Desk, engine: Inferences) -> None
         assert queue.claim(desk.db, uuid4(), ["ocr", "clip"], 10, 60, 3, True) == []
         time.sleep(0.05)
     gate.open()
-    desk.wait_for(IDLE)
+    desk.wait_for(lambda: len(desk.outcomes) == 4)  # told of after the commit
     assert {outcome.job.attempts for outcome in desk.outcomes} == {1}
 
 
