@@ -94,7 +94,9 @@ class _Protocol(H11Protocol):
 
 
 class _Server(uvicorn.Server):
-    def __init__(self, app: Litestar, settings: Settings) -> None:
+    def __init__(
+        self, app: Litestar, settings: Settings, stopped: threading.Event | None = None
+    ) -> None:
         super().__init__(
             uvicorn.Config(
                 self._answer,
@@ -118,6 +120,7 @@ class _Server(uvicorn.Server):
         )
         self._app = app
         self._most_connections = settings.max_connections
+        self._stopped = stopped
 
     async def _answer(self, scope: Any, receive: Any, send: Any) -> None:
         """Let the application answer, or refuse. uvicorn's own refusal doesn't say for how long."""
@@ -145,6 +148,8 @@ class _Server(uvicorn.Server):
             number: signal.signal(number, self.handle_exit)
             for number in (signal.SIGINT, signal.SIGTERM)
         }
+        if self._stopped and self._stopped.is_set():
+            self.should_exit = True
         try:
             yield
         finally:
@@ -157,10 +162,13 @@ def make_server(app: Litestar, settings: Settings) -> uvicorn.Server:
     return _Server(app, settings)
 
 
-def serve(app: Litestar, settings: Settings) -> None:
+def serve(app: Litestar, settings: Settings, stopped: threading.Event | None = None) -> None:
     """Serve until SIGINT or SIGTERM, then return; requests that run get 30 s to end.
 
     For the main thread: only there can signals be caught.
+
+    Args:
+        stopped: set where a signal came before this was called.
 
     Raises:
         BindError
@@ -168,7 +176,7 @@ def serve(app: Litestar, settings: Settings) -> None:
     """
     with _listening(settings) as listener:
         log.info("listening url=%s", _url(settings.host, listener))
-        server = make_server(app, settings)
+        server = _Server(app, settings, stopped)
         _run(server, listener)
         if not server.started:
             raise StartError(_NOT_STARTED)

@@ -9,6 +9,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import FrameType
 from typing import Literal, NoReturn
 from uuid import UUID
 
@@ -321,7 +322,6 @@ def retokenize(settings: Settings, tokenizer: Literal["zhparser", "bigram"] | No
 @pass_settings
 def reindex(settings: Settings, memory: str | None) -> None:
     """Build the index of embeddings anew, as this version does; searches go on meanwhile."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: nothing is left behind
     with database(settings) as url:
         prepare(url, settings, choose_clip_model=False)
         with connect(url) as connection, connect(url) as watching:
@@ -341,7 +341,7 @@ def reindex(settings: Settings, memory: str | None) -> None:
                                 total=at.total or None,
                             )
                         time.sleep(0.5)
-                except BaseException:  # Ctrl-C: it would go on, for hours perhaps
+                except BaseException:  # Ctrl-C, SIGTERM: it would go on, for hours perhaps
                     connection.cancel_safe()
                     raise
                 build.result()
@@ -368,8 +368,15 @@ def doctor(settings: Settings) -> None:
         sys.exit(1)
 
 
+def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
+    """Leave as after an error: whatever was started is stopped, PostgreSQL above all."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends it at once
+    raise SystemExit(128 + signal.SIGTERM)
+
+
 def main() -> NoReturn:
     """Run a command; what a person can mend is said in a sentence, not a traceback."""
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         cli(standalone_mode=True)
     except _ADVICE as error:

@@ -19,7 +19,7 @@ from indexer.media import Media, MediaAwayError
 from indexer.models.engine import Engine
 from indexer.models.types import FaceOptions, ImageError
 from indexer.previews import previews
-from indexer.queue import recorded_clip_model
+from indexer.results import recorded_clip_model
 from indexer.settings import Settings, SettingsError
 from pg import reindex
 from pg.connect import Connection, UnreachableError, UrlError, address, connect

@@ -15,7 +15,7 @@ import json
 import logging
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from uuid import NAMESPACE_URL, UUID, uuid5
@@ -139,7 +139,7 @@ def scan(connection: Connection, folder: Path) -> Changes:
             [owner],
         ).rowcount
         total = _photos(connection, owner, folder)
-        _record_mounts(connection, owner, {*mounts, *(gone.folder for gone in missing)} - {folder})
+        _record_mounts(connection, owner, mounts - {folder}, left)
         if left:
             cursor.execute(
                 "SELECT indexer_v1.put_off(array_agg(a.id), %s::interval) FROM public.asset a"
@@ -185,12 +185,17 @@ def _recorded_mounts(connection: Connection, owner: UUID) -> list[Path]:
     return [Path(mount) for mount in json.loads(row[0])] if row else []
 
 
-def _record_mounts(connection: Connection, owner: UUID, mounts: set[Path]) -> None:
-    if sorted(mounts) != _recorded_mounts(connection, owner):
+def _record_mounts(
+    connection: Connection, owner: UUID, mounts: set[Path], left: Sequence[str]
+) -> None:
+    """Record those that have been seen; of what was left as it is, all that was known stays."""
+    known = _recorded_mounts(connection, owner)
+    kept = {mount for mount in known if _prefix(mount).startswith(tuple(left))}
+    if (now := sorted(mounts | kept)) != known:
         connection.execute(
             "INSERT INTO indexer_v1.setting VALUES (%s, %s)"
             " ON CONFLICT (name) DO UPDATE SET value = excluded.value",
-            [f"mounts of {owner}", json.dumps([str(mount) for mount in sorted(mounts)])],
+            [f"mounts of {owner}", json.dumps([str(mount) for mount in now])],
         )
 
 

@@ -74,6 +74,11 @@ class Farm:
         }
         return self.start(sys.executable, "-m", "faults.process", "worker", **settings)
 
+    def misbehave(self, asset: UUID, how: str) -> None:
+        """Whichever quick worker looks at this photo."""
+        data = self.immich.preview_path(asset).read_bytes()
+        (self.wrong / hashlib.sha256(data).hexdigest()).write_text(how)
+
     def ask(self, statement: str, *values: Any) -> Any:
         return fetch_value(self.db, statement, values)
 
@@ -156,8 +161,7 @@ def test_a_poisonous_picture_dies_and_takes_no_neighbour_along(farm: Farm) -> No
     """A segmentation fault in the decoder: three processes die of it, one after the other."""
     assets = farm.upload(4)
     poison = farm.immich.upload(picture(99), name="poison.jpg")
-    data = farm.immich.preview_path(poison).read_bytes()
-    (farm.wrong / hashlib.sha256(data).hexdigest()).write_text("crash")
+    farm.misbehave(poison, "crash")
     deaths = []
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not farm.ask(IDLE):
@@ -194,10 +198,17 @@ def test_a_photo_that_hangs_is_charged_and_the_worker_goes_on_anew(farm: Farm) -
     assert dead == [(hanging, "ocr", "ocr inference took longer than 4 s (MAX_IMAGE_SECONDS)")]
 
 
-def test_sigterm_in_mid_batch_gives_back(farm: Farm) -> None:
-    """Two workers, at two steps; what they had claimed is charged to nobody."""
+def test_two_workers_share_the_work_and_sigterm_gives_back(farm: Farm) -> None:
+    """What they had claimed is charged to nobody."""
     assets = farm.upload(16)
-    ending = [farm.start_quick(f"{step}:term", BATCH_SIZE="3") for step in ("claimed", "inferred")]
+    for asset in assets:
+        farm.misbehave(asset, "dawdle")
+    ending = [farm.start_quick(BATCH_SIZE="3") for _ in range(2)]
+    farm.wait_for(
+        "SELECT count(DISTINCT lease_token) > 2 FROM indexer_v1.job WHERE lease_token IS NOT NULL"
+    )
+    for worker in ending:
+        worker.send_signal(signal.SIGTERM)
     assert [worker.wait(PATIENCE_SECONDS) for worker in ending] == [0, 0]
     assert farm.ask("SELECT count(*) FROM indexer_v1.job WHERE lease_token IS NOT NULL") == 0
     assert farm.ask("SELECT count(*) > 0 AND max(attempts) = 0 FROM indexer_v1.job")

@@ -218,6 +218,18 @@ def test_a_mount_point_that_is_gone(db: Connection, photos: Path, disk: Disk) ->
         assert scan(db, photos) == Changes(0, 0, 0, 3)
 
 
+def test_a_mount_in_a_folder_that_is_away(db: Connection, photos: Path, disk: Disk) -> None:
+    """That comes back without it."""
+    scan(db, photos)
+    disk.unmount()
+    elsewhere = photos.rename(photos.with_name("elsewhere"))
+    photos.mkdir()
+    assert scan(db, photos) == Changes(0, 0, 0, 3)
+    photos.rmdir()
+    elsewhere.rename(photos)
+    assert scan(db, photos) == Changes(0, 0, 0, 3)
+
+
 def test_a_mount_that_is_given_up(db: Connection, photos: Path, disk: Disk) -> None:
     scan(db, photos)
     disk.unmount()

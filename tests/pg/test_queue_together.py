@@ -7,6 +7,8 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 from uuid import UUID, uuid4
 
 import psycopg
@@ -33,6 +35,8 @@ from indexer.queue import (
 )
 from pg.connect import Connection, connect
 from pg.query import fetch_value
+
+Result = TypeVar("Result")
 
 
 @pytest.fixture
@@ -116,6 +120,34 @@ def test_claimers_take_turns_so_that_no_photo_is_shared_out(
     thread.join(timeout=30)
     assert len(mine) == len(theirs) == 4
     assert not {job.asset_id for job in mine} & {job.asset_id for job in theirs}
+
+
+def test_a_worker_that_has_to_wait_gives_up_and_begins_anew(
+    db: Connection, another: Callable[[], Connection], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it holds locks already, whoever it waits for might be waiting for these."""
+    for name, value in {
+        "CLAIM_TRIES": 1000,
+        "HOLD_TRIES": 1000,
+        "HOLD_PAUSE_SECONDS": 0.05,
+    }.items():
+        monkeypatch.setattr(queue, f"_{name}", value)
+    add_assets(db, 2)
+    other = another()
+
+    def kept_waiting(call: Callable[[], list[Result]]) -> list[Result]:
+        with ThreadPoolExecutor(1) as thread:
+            with other.transaction():
+                other.execute("LOCK TABLE indexer_v1.job IN ACCESS EXCLUSIVE MODE")
+                called = thread.submit(call)
+                time.sleep(0.2)
+                assert not called.done()
+            return called.result(timeout=30)
+
+    claimed = kept_waiting(lambda: claim(db))
+    assert len(claimed) == 4
+    assert len(kept_waiting(lambda: finish(db, [result(job) for job in claimed]))) == 4
+    assert jobs(db) == []
 
 
 @pytest.mark.usefixtures("quick_to_see_deadlocks")
