@@ -30,7 +30,7 @@ from pg.connect import connect
 from pg.detach import detach
 from pg.query import fetch_value
 
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 90.0  # the first test loads the models
 IMMICHS_OCR = OcrOptions(0.5, 0.8, 736)  # Immich's defaults
 OUR_TRIGGERS = "SELECT EXISTS (SELECT FROM pg_trigger WHERE tgname LIKE 'immich_indexer%%')"
 STAND_IN = "cn-clip/stand-in__openai"
