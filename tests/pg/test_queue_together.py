@@ -122,6 +122,30 @@ def test_claimers_take_turns_so_that_no_photo_is_shared_out(
     assert not {job.asset_id for job in mine} & {job.asset_id for job in theirs}
 
 
+def test_a_backfill_locks_jobs_in_the_order_of_events(
+    db: Connection, another: Callable[[], Connection]
+) -> None:
+    """Of one photo the text is missing, of the other the embedding, and both have events."""
+    first, second = add_assets(db, 2)
+    there = {(first, "clip"), (second, "ocr")}
+    finish(db, [result(job) for job in claim(db) if (job.asset_id, job.task) in there])
+    db.execute("DELETE FROM indexer_v1.job")
+    immich, watching = another(), another()
+    warnings: list[str] = []
+    immich.add_notice_handler(lambda notice: warnings.append(notice.message_primary or ""))
+    waits = "SELECT count(*) > 0 FROM pg_stat_activity WHERE pid = %s AND wait_event_type = 'Lock'"
+    with ThreadPoolExecutor(1) as thread:
+        with immich.transaction():
+            change_preview(immich, first)
+            filling = thread.submit(queue.backfill, db)
+            while not fetch_value(watching, waits, [db.info.backend_pid]):
+                assert not filling.done()
+            change_preview(immich, second)
+        filling.result(timeout=30)
+    assert warnings == []
+    assert len(jobs(db)) == 4
+
+
 def test_a_worker_that_has_to_wait_gives_up_and_begins_anew(
     db: Connection, another: Callable[[], Connection], monkeypatch: pytest.MonkeyPatch
 ) -> None:

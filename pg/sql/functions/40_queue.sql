@@ -13,18 +13,6 @@ CREATE OR REPLACE FUNCTION indexer_v1.enqueue(
     asset_ids uuid[], tasks text[] DEFAULT '{ocr,clip}',
     priority integer DEFAULT 0, force boolean DEFAULT false)
 RETURNS bigint
-LANGUAGE sql VOLATILE
-SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT indexer_v1.enqueue_jobs(array_agg(a.asset_id), array_agg(t.task), priority, force)
-    FROM unnest(asset_ids) AS a(asset_id) CROSS JOIN unnest(tasks) AS t(task)
-$$;
-
--- The same for pairs of photo and task. Whoever enqueues several jobs in one transaction does it in
--- one call: they are locked in one order, so that no two, Immich's own among them, end in a deadlock.
-CREATE OR REPLACE FUNCTION indexer_v1.enqueue_jobs(
-    asset_ids uuid[], tasks text[], priority integer, force boolean)
-RETURNS bigint
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
@@ -32,9 +20,9 @@ DECLARE
     enqueued bigint;
 BEGIN
     INSERT INTO indexer_v1.job AS j (asset_id, task, priority, force)
-    SELECT DISTINCT u.asset_id, u.task, enqueue_jobs.priority, enqueue_jobs.force
-    FROM unnest(asset_ids, tasks) AS u(asset_id, task)
-    ORDER BY 1, 2
+    SELECT DISTINCT a.asset_id, t.task, enqueue.priority, enqueue.force
+    FROM unnest(asset_ids) AS a(asset_id) CROSS JOIN unnest(tasks) AS t(task)
+    ORDER BY 1, 2 -- one order for everybody: no deadlocks among Immich's own transactions
     ON CONFLICT (asset_id, task) DO UPDATE SET
         revision = j.revision + 1,
         priority = greatest(j.priority, excluded.priority),
@@ -443,8 +431,14 @@ BEGIN
         -- Those that Immich is deleting are left: who waits for one and holds others may deadlock.
         SELECT indexer_v1.keep_photos(ARRAY(SELECT l.id FROM lost l)) AS id
     )
-    SELECT indexer_v1.enqueue_jobs(array_agg(l.id), array_agg(l.task), -1, false)
-    INTO enqueued FROM lost l JOIN kept k ON k.id = l.id;
+    INSERT INTO indexer_v1.job (asset_id, task, priority)
+    SELECT l.id, l.task, -1 FROM lost l JOIN kept k ON k.id = l.id
+    ORDER BY 1, 2 -- the order of enqueue
+    ON CONFLICT DO NOTHING; -- an event was quicker
+    GET DIAGNOSTICS enqueued = ROW_COUNT;
+    IF enqueued > 0 THEN
+        PERFORM pg_notify('indexer_v1', '');
+    END IF;
 END
 $$;
 
