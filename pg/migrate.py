@@ -24,6 +24,7 @@ from psycopg import sql
 from pg.connect import Connection
 from pg.locks import TablesLockedError, when_unlocked
 from pg.query import fetch_one, fetch_value
+from pg.reindex import settle
 
 log = logging.getLogger(__name__)
 
@@ -81,6 +82,7 @@ def migrate(
         )
     except TablesLockedError as error:
         raise MigrationError(str(error)) from error
+    settle(connection)
     for name in report.applied:
         log.info("applied %s", name)
     for name in report.healed:
