@@ -24,6 +24,7 @@ from psycopg import sql
 from pg.connect import Connection
 from pg.locks import TablesLockedError, when_unlocked
 from pg.query import fetch_one, fetch_value
+from pg.rights import problem_with_rights
 
 log = logging.getLogger(__name__)
 
@@ -70,8 +71,8 @@ def migrate(
             created, bigrams elsewhere.
 
     Raises:
-        MigrationError: not Immich's database, too old, or made by a newer version; or Immich's
-            tables are in use for long.
+        MigrationError: not Immich's database or not its role, too old, or made by a newer version;
+            or Immich's tables are in use for long.
     """
     try:
         report = when_unlocked(
@@ -189,6 +190,8 @@ def _check(connection: Connection) -> _Vector:
             " missing. Point DB_URL at the database of an Immich 2.3 or later that has started"
             " once, or leave DB_URL empty to search a folder of photos."
         )
+    if problem := problem_with_rights(connection):
+        raise MigrationError(problem)
     vector = connection.execute(
         "SELECT n.nspname, e.extversion, string_to_array(e.extversion, '.')::int[] >= '{0,7}'"
         " FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace"

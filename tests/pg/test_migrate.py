@@ -14,7 +14,7 @@ from together import together
 from pg import locks
 from pg import migrate as migrations
 from pg.connect import Connection, connect
-from pg.detach import detach
+from pg.detach import StillRunningError, detach
 from pg.migrate import (
     MigrationError,
     Report,
@@ -247,6 +247,20 @@ def test_detach_holds_nobody_up_either(
         with pytest.raises(locks.TablesLockedError, match="Nothing was changed"):
             detach(connection)
     assert migrate(connection).triggers == 0  # nothing was removed
+    assert "schema indexer_v1" in detach(connection)
+
+
+def test_nothing_is_removed_while_a_worker_would_make_it_again(connection: Connection) -> None:
+    migrate(connection)
+    connection.execute(
+        "INSERT INTO indexer_v1.worker (id, host, pid, device)"
+        " VALUES (gen_random_uuid(), 'nas', 7, 'cpu')"
+    )
+    for keep_data in (True, False):
+        with pytest.raises(StillRunningError, match="host nas, process 7"):
+            detach(connection, keep_data=keep_data)
+    assert migrate(connection).applied == []
+    connection.execute("UPDATE indexer_v1.worker SET seen_at = now() - interval '31 seconds'")
     assert "schema indexer_v1" in detach(connection)
 
 
