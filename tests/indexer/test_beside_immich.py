@@ -239,7 +239,9 @@ def test_a_tag_that_could_not_be_served_leaves_another(house: House) -> None:
     immich = house.immich
     asset = immich.upload(SAMPLES / "parking-small.jpg")
     house.settle()
-    immich.preview_path(asset).write_bytes(b"not an image")
+    preview = immich.preview_path(asset)
+    sound = preview.read_bytes()
+    preview.write_bytes(b"not an image")
     immich.tag(asset, "reprocess/clip")
     house.wait_for(
         "SELECT bool_and(status LIKE 'failed: clip: %%' AND tag_id IS NULL)"
@@ -247,6 +249,15 @@ def test_a_tag_that_could_not_be_served_leaves_another(house: House) -> None:
         asset,
     )
     assert immich.tags(asset) == ["reprocess/failed"]
+    # Once it can be served, that one goes, too.
+    preview.write_bytes(sound)
+    immich.tag(asset, "reprocess/clip")
+    house.wait_for(
+        "SELECT bool_and(tag_id IS NULL) AND bool_or(status = 'done')"
+        " FROM indexer_v1.reprocess WHERE asset_id = %s",
+        asset,
+    )
+    assert immich.tags(asset) == []
 
 
 def test_redone_embeddings_go_to_immich_only_if_they_are_of_its_model(house: House) -> None:
