@@ -2,7 +2,9 @@
 
 Files: ``sql/migrations/NNN_name.sql`` run once, in order, and are never edited again;
 ``sql/functions/*.sql`` are CREATE OR REPLACE and run again when their text (or the pgvector they
-were made for) changes. Of the ``20_tokenizer_*.sql`` pair, the one in use is run.
+were made for) changes. Of the ``20_tokenizer_*.sql`` pair, the one in use is run. ``COLLATE
+"default"`` stands where letters must be told from signs, and capitals from small ones: in a
+database whose own locale knows ASCII alone it becomes a collation that knows them all.
 """
 
 from __future__ import annotations
@@ -396,10 +398,24 @@ def _functions(tokenizer: Tokenizer) -> Iterator[tuple[str, str, str]]:
         yield slot, name, text
 
 
+# The locale C, CloudNativePG's default, takes é and 药 for signs. A dump restores also where this
+# collation is missing: only bodies of functions name it, and they are made anew then.
+_COLLATION = """
+    SELECT CASE WHEN lower('É') = 'é' AND '药' ~ '^\\w$' THEN '"default"' ELSE coalesce((
+        SELECT quote_ident(c.collname) FROM pg_collation c
+        WHERE c.collname = ANY (%(wanted)s::text[])
+          AND c.collencoding IN (-1, pg_char_to_encoding('UTF8'))
+        ORDER BY array_position(%(wanted)s::text[], c.collname::text) LIMIT 1), '"default"') END
+"""
+_COLLATIONS = ["pg_c_utf8", "C.utf8", "C.UTF-8", "en_US.utf8", "en_US.UTF-8", "und-x-icu"]
+
+
 def _run_changed_functions(connection: Connection, tokenizer: Tokenizer, vector: str) -> list[str]:
     recorded = _recorded(connection, "functions")
+    collation = fetch_value(connection, _COLLATION, {"wanted": _COLLATIONS})
     applied = []
-    for slot, name, text in _functions(tokenizer):
+    for slot, name, shipped in _functions(tokenizer):
+        text = shipped.replace('COLLATE "default"', f"COLLATE {collation}")
         sha256 = hashlib.sha256(f"{vector}\n{text}".encode()).hexdigest()
         if recorded.get(slot) != sha256:
             connection.execute(text.encode())

@@ -167,7 +167,7 @@ def test_old_pgvector(connection: Connection, version: str) -> None:
 
 def test_functions_are_run_again_with_another_pgvector(connection: Connection) -> None:
     migrate(connection)
-    connection.execute("UPDATE pg_extension SET extversion = '0.7.4' WHERE extname = 'vector'")
+    connection.execute("UPDATE pg_extension SET extversion = '0.7.0' WHERE extname = 'vector'")
     assert "functions/60_search.sql" in migrate(connection).applied
     settings: list[str] = fetch_value(
         connection, "SELECT proconfig FROM pg_proc WHERE proname = 'search'"
