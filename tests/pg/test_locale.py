@@ -12,7 +12,7 @@ import pytest
 from test_matches import marked
 
 from immich.base import load_schema
-from pg import migrate as migrating
+from pg import functions
 from pg.connect import Connection, connect
 from pg.migrate import migrate
 from pg.query import fetch_value
@@ -48,6 +48,6 @@ def test_functions_are_made_anew_where_the_collation_is_another(
 ) -> None:
     """After a restore on another server; also where there is none at all."""
     with db.transaction(force_rollback=True):
-        monkeypatch.setattr(migrating, "_COLLATIONS", [])
+        monkeypatch.setattr(functions, "_COLLATIONS", [])
         assert "functions/10_normalize.sql" in migrate(db).applied
         assert fetch_value(db, "SELECT indexer_v1.normalize('發票')") == "发票"

@@ -12,7 +12,7 @@ from assets import add_assets
 from together import together
 
 from pg import locks
-from pg import migrate as migrations
+from pg import shipped as shipped_files
 from pg.connect import Connection, connect
 from pg.detach import StillRunningError, detach
 from pg.migrate import (
@@ -37,10 +37,10 @@ def connection(database: str) -> Iterator[Connection]:
 @pytest.fixture
 def shipped(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """The files that `migrate` reads, by name; change them here."""
-    files = {**migrations._read("migrations"), **migrations._read("functions")}
+    files = {**shipped_files.read("migrations"), **shipped_files.read("functions")}
     monkeypatch.setattr(
-        migrations,
-        "_read",
+        shipped_files,
+        "read",
         lambda folder: {n: t for n, t in sorted(files.items()) if n.startswith(f"{folder}/")},
     )
     return files
@@ -69,8 +69,8 @@ def snapshot(connection: Connection) -> list[tuple[object, ...]]:
 def test_twice_is_once(connection: Connection) -> None:
     first = migrate(connection)
     assert set(first.applied) == {
-        *migrations._read("migrations"),
-        *migrations._read("functions"),
+        *shipped_files.read("migrations"),
+        *shipped_files.read("functions"),
     } - {ZHPARSER}
     assert first.triggers > 0
     assert first.healed == []
@@ -371,7 +371,7 @@ def test_zhparser_dropped_under_us(zhparser_database: str) -> None:
 
 
 def test_sql_files_are_in_the_package() -> None:
-    folder = Path(migrations.__file__).parent / "sql"
+    folder = Path(shipped_files.__file__).parent / "sql"
     assert {path.name for path in (folder / "migrations").iterdir()} == {
-        name.removeprefix("migrations/") for name in migrations._read("migrations")
+        name.removeprefix("migrations/") for name in shipped_files.read("migrations")
     }
