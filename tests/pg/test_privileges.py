@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import psycopg
 import pytest
@@ -39,8 +40,8 @@ def stranger(connection: Connection) -> Iterator[str]:
         yield "test_stranger"
 
 
-@pytest.fixture
-def immichs_role(connection: Connection) -> Iterator[str]:
+@contextmanager
+def plain_immich(connection: Connection) -> Iterator[None]:
     """An Immich that isn't a superuser owns the database and its tables; nothing is attached yet.
 
     The test's transaction makes it so, and the connection is that role's.
@@ -60,10 +61,16 @@ def immichs_role(connection: Connection) -> Iterator[str]:
                 sql.SQL("ALTER TABLE {} OWNER TO test_immich").format(sql.Identifier(table))
             )
         connection.execute("SET LOCAL ROLE test_immich")
-        yield "test_immich"
+        yield
 
 
-def test_immich_needs_not_be_a_superuser(connection: Connection, immichs_role: str) -> None:
+@pytest.fixture
+def immichs_role(connection: Connection) -> Iterator[None]:
+    with plain_immich(connection):
+        yield
+
+
+def test_immich_needs_not_be_a_superuser(connection: Connection, immichs_role: None) -> None:
     assert migrate(connection).triggers == 7
     asset = add_asset(connection, owner=add_owner(connection))
     jobs = "SELECT count(*) FROM indexer_v1.job WHERE asset_id = %s"
@@ -72,7 +79,15 @@ def test_immich_needs_not_be_a_superuser(connection: Connection, immichs_role: s
     assert "schema indexer_v1" in detach(connection)
 
 
-def test_another_role_is_told_which_is_immichs(connection: Connection, immichs_role: str) -> None:
+@pytest.mark.zhparser
+def test_nor_where_zhparser_is(zhparser_database: str) -> None:
+    """Before it is loaded only superusers know what can be SET for it."""
+    with connect(zhparser_database) as connection, plain_immich(connection):
+        assert migrate(connection).tokenizer == "zhparser"
+        assert fetch_value(connection, "SELECT indexer_v1.words('天气预报')")
+
+
+def test_another_role_is_told_which_is_immichs(connection: Connection, immichs_role: None) -> None:
     connection.execute("RESET ROLE")  # a superuser may do it all, but Immich then not use it
     with pytest.raises(MigrationError, match="DB_USERNAME=test_immich"):
         migrate(connection)
@@ -80,7 +95,7 @@ def test_another_role_is_told_which_is_immichs(connection: Connection, immichs_r
 
 
 def test_a_role_that_may_not_make_a_schema_is_told(
-    connection: Connection, immichs_role: str
+    connection: Connection, immichs_role: None
 ) -> None:
     connection.execute("RESET ROLE")
     database = sql.Identifier(connection.info.dbname)
@@ -94,7 +109,7 @@ def test_a_role_that_may_not_make_a_schema_is_told(
     assert migrate(connection).triggers == 7
 
 
-def test_what_another_role_has_made_is_not_used(connection: Connection, immichs_role: str) -> None:
+def test_what_another_role_has_made_is_not_used(connection: Connection, immichs_role: None) -> None:
     connection.execute("RESET ROLE")
     connection.execute("CREATE SCHEMA indexer_v1")
     connection.execute("SET LOCAL ROLE test_immich")
