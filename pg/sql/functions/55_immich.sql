@@ -293,6 +293,8 @@ BEGIN
             PERFORM FROM public.asset a WHERE a.id = request.asset_id FOR KEY SHARE SKIP LOCKED;
             CONTINUE WHEN NOT FOUND
                 AND EXISTS (SELECT FROM public.asset a WHERE a.id = request.asset_id);
+            -- Immich is putting this photo's tags on: they can't be seen yet.
+            CONTINUE WHEN NOT pg_try_advisory_xact_lock(46642448, indexer_v1.tag_lock(request.asset_id));
             IF request.failed THEN
                 PERFORM indexer_v1.put_failed_tag(request.asset_id, request.tag_id);
             ELSE -- an earlier request may have failed
