@@ -70,7 +70,7 @@ def immichs_role(connection: Connection) -> Iterator[None]:
         yield
 
 
-def test_immich_needs_not_be_a_superuser(connection: Connection, immichs_role: None) -> None:
+def test_immich_need_not_be_a_superuser(connection: Connection, immichs_role: None) -> None:
     assert migrate(connection).triggers == 7
     asset = add_asset(connection, owner=add_owner(connection))
     jobs = "SELECT count(*) FROM indexer_v1.job WHERE asset_id = %s"

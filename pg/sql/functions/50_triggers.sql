@@ -164,7 +164,7 @@ SET lock_timeout = '250ms'
 AS $$
 DECLARE
     asking uuid[];
-    locked integer[]; -- what isn't is being settled this moment: another request then
+    held   integer[]; -- the locks that were free; without one, the photo's tags are just going
 BEGIN
     SELECT array_agg(n."assetId") INTO asking
     FROM new_rows n JOIN public.tag t ON t.id = n."tagId"
@@ -172,7 +172,7 @@ BEGIN
     IF asking IS NULL THEN
         RETURN NULL;
     END IF;
-    locked := ARRAY(
+    held := ARRAY(
         SELECT l.key FROM (SELECT DISTINCT indexer_v1.tag_lock(a) AS key FROM unnest(asking) AS a) AS l
         WHERE pg_try_advisory_xact_lock_shared(46642448, l.key));
     INSERT INTO indexer_v1.reprocess (asset_id, task, tag_id)
@@ -180,8 +180,8 @@ BEGIN
            t.id
     FROM new_rows n JOIN public.tag t ON t.id = n."tagId"
     WHERE t.value IN ('reprocess', 'reprocess/ocr', 'reprocess/clip')
-      -- The same ones put on again are no new request.
-      AND NOT (indexer_v1.tag_lock(n."assetId") = ANY (locked)
+      -- Immich takes tags off and puts them on again when it refreshes metadata: no new request.
+      AND NOT (indexer_v1.tag_lock(n."assetId") = ANY (held)
                AND EXISTS (SELECT FROM indexer_v1.reprocess r
                            WHERE r.asset_id = n."assetId" AND r.tag_id = t.id));
     RETURN NULL;
