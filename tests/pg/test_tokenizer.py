@@ -331,6 +331,18 @@ def test_zhparser_finds_a_text_by_itself(zhparser: Connection, text: str) -> Non
         assert finds(zhparser, text, text)
 
 
+@pytest.mark.zhparser
+def test_somebody_elses_settings_of_zhparser_change_nothing(zhparser: Connection) -> None:
+    parsed = "SELECT count(*) FROM ts_parse('zhparser', '北京大学生前来应聘')"
+    words = "SELECT indexer_v1.words('北京大学生前来应聘')"
+    with zhparser.transaction(force_rollback=True):
+        plain = fetch_value(zhparser, parsed), fetch_value(zhparser, words)
+        for option in ("multi_short", "multi_duality", "multi_zall"):
+            zhparser.execute(f"SET LOCAL zhparser.{option} = on".encode())
+        assert fetch_value(zhparser, parsed) > plain[0]
+        assert fetch_value(zhparser, words) == plain[1]
+
+
 @given(st.text(CHARACTERS, max_size=200))
 @settings(max_examples=200, deadline=None)
 def test_any_text_can_be_indexed(functions: Connection, text: str) -> None:
