@@ -181,17 +181,11 @@ BEGIN
            t.id
     FROM new_rows n JOIN public.tag t ON t.id = n."tagId"
     WHERE t.value IN ('reprocess', 'reprocess/ocr', 'reprocess/clip')
-<<<<<<< HEAD
-      -- Immich takes tags off and puts them on again when it refreshes metadata.
-      AND NOT EXISTS (SELECT FROM indexer_v1.reprocess r
-                      WHERE r.asset_id = n."assetId" AND r.tag_id = t.id)
-    ORDER BY 1; -- so that jobs are locked in the order that everybody has
-=======
       -- Immich takes tags off and puts them on again when it refreshes metadata: no new request.
       AND NOT (indexer_v1.tag_lock(n."assetId") = ANY (held)
                AND EXISTS (SELECT FROM indexer_v1.reprocess r
-                           WHERE r.asset_id = n."assetId" AND r.tag_id = t.id));
->>>>>>> immich
+                           WHERE r.asset_id = n."assetId" AND r.tag_id = t.id))
+    ORDER BY 1; -- so that jobs are locked in the order that everybody has
     RETURN NULL;
 EXCEPTION WHEN OTHERS THEN
     RAISE WARNING 'immich-indexer: % % not queued: %', TG_OP, TG_TABLE_NAME, SQLERRM;
