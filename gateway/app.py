@@ -27,7 +27,7 @@ from gateway import (
 from gateway.access_log import access_log
 from gateway.database import Queries
 from gateway.errors import EXCEPTION_HANDLERS
-from gateway.intake import timely
+from gateway.intake import SMALL_BYTES, timely
 from gateway.services import Services, provide_caller
 from indexer.metrics import Metrics
 from indexer.models.engine import Engine
@@ -35,7 +35,6 @@ from indexer.settings import Settings
 
 # Beside the image, a request holds the entries and the multipart framing.
 _FORM_BYTES = 1_000_000
-_SMALL_BODY_BYTES = 64 * 1024
 
 
 def create_app(
@@ -97,9 +96,9 @@ def create_app(
             "caller": Provide(provide_caller),
         },
         exception_handlers=EXCEPTION_HANDLERS,
-        middleware=[access_log, timely(settings.max_body_seconds)],
+        middleware=[access_log, timely(settings)],
         before_send=[metrics.count_requests(counted)],
-        request_max_body_size=_SMALL_BODY_BYTES,
+        request_max_body_size=SMALL_BYTES,
         openapi_config=openapi.config(),
         logging_config=None,  # the command line's, for the whole process
     )

@@ -26,14 +26,11 @@ from litestar.types import (
 from gateway.errors import AnyRequest
 from indexer.settings import Settings
 
-# With the inference after it, below the 300 s that Immich waits for an answer.
-_WAIT_SECONDS = 240.0
-_RETRY_AFTER_SECONDS = 10
+RETRY_AFTER_SECONDS = 10
 
-# A person's search is a small body: it never waits behind pictures.
-_SMALL_BYTES = 64 * 1024
-
-_PAUSE_SECONDS = 20.0
+# A person's search is a small body: it never waits behind pictures. No request without a picture
+# may be larger: the longest query there can be takes an eighth of it, so nobody needs to set it.
+SMALL_BYTES = 64 * 1024
 
 
 class Intake:
@@ -46,6 +43,7 @@ class Intake:
     def __init__(self, settings: Settings) -> None:
         self._most = settings.max_requests
         self._most_waiting = settings.max_waiting_requests
+        self._most_seconds = settings.max_wait_seconds
         self._largest = settings.max_image_bytes
         self._sizes: list[int] = []  # of those who have a turn
         self._waiting: deque[tuple[asyncio.Future[None], int]] = deque()
@@ -58,7 +56,7 @@ class Intake:
             ServiceUnavailableException: too many wait already, or it had no turn in time.
         """
         length = request.content_length
-        if length is not None and length <= _SMALL_BYTES:
+        if length is not None and length <= SMALL_BYTES:
             yield
             return
         size = self._largest if length is None else min(length, self._largest)
@@ -76,9 +74,9 @@ class Intake:
         self._give_turns()
         if not free.done() and len(self._waiting) > self._most_waiting:
             self._waiting.remove(mine)
-            raise self._refusal(f"{len(self._waiting)} requests are waiting")
+            raise self._refusal(f"{len(self._waiting)} requests are waiting (MAX_WAITING_REQUESTS)")
         try:
-            async with asyncio.timeout(_WAIT_SECONDS):
+            async with asyncio.timeout(self._most_seconds):
                 await free
         except BaseException as error:
             if mine in self._waiting:
@@ -87,7 +85,9 @@ class Intake:
                 self._sizes.remove(size)
             self._give_turns()
             if isinstance(error, TimeoutError):
-                raise self._refusal(f"it had no turn within {_WAIT_SECONDS:.0f} s") from None
+                raise self._refusal(
+                    f"it had no turn within {self._most_seconds:g} s (MAX_WAIT_SECONDS)"
+                ) from None
             raise
 
     def _give_turns(self) -> None:
@@ -107,11 +107,11 @@ class Intake:
     def _refusal(why: str) -> ServiceUnavailableException:
         return ServiceUnavailableException(
             f"Too much to do at once: {why}. Ask again in a while.",
-            headers={"Retry-After": str(_RETRY_AFTER_SECONDS)},
+            headers={"Retry-After": str(RETRY_AFTER_SECONDS)},
         )
 
 
-def timely(body_seconds: float) -> Callable[[ASGIApp], ASGIApp]:
+def timely(settings: Settings) -> Callable[[ASGIApp], ASGIApp]:
     """Make ASGI middleware that answers 408 to a body that comes too slowly, or stops coming."""
 
     def middleware(app: ASGIApp) -> ASGIApp:
@@ -119,14 +119,15 @@ def timely(body_seconds: float) -> Callable[[ASGIApp], ASGIApp]:
             if scope["type"] != ScopeType.HTTP:
                 await app(scope, receive, send)
                 return
-            await app(scope, _soon(receive, body_seconds), send)
+            await app(scope, _soon(receive, settings), send)
 
         return hurried
 
     return middleware
 
 
-def _soon(receive: Receive, body_seconds: float) -> Receive:
+def _soon(receive: Receive, settings: Settings) -> Receive:
+    body_seconds, pause_seconds = settings.max_body_seconds, settings.max_pause_seconds
     deadline: float | None = None
     complete = False
 
@@ -137,13 +138,13 @@ def _soon(receive: Receive, body_seconds: float) -> Receive:
         now = asyncio.get_running_loop().time()
         deadline = deadline or now + body_seconds
         try:
-            async with asyncio.timeout_at(min(deadline, now + _PAUSE_SECONDS)):
+            async with asyncio.timeout_at(min(deadline, now + pause_seconds)):
                 message = await receive()
         except TimeoutError:
             raise HTTPException(
                 status_code=408,
                 detail=f"The body did not arrive within {body_seconds:g} s (MAX_BODY_SECONDS), "
-                f"or stopped coming for {_PAUSE_SECONDS:.0f} s.",
+                f"or stopped coming for {pause_seconds:g} s (MAX_PAUSE_SECONDS).",
             ) from None
         complete = not message.get("more_body", False)
         return message

@@ -28,6 +28,7 @@ from gateway.immich_ml import (
     ocr_answer,
     parse_entries,
 )
+from gateway.intake import SMALL_BYTES
 from gateway.openapi import Problem, multipart_operation
 from gateway.services import Services
 from indexer.models.images import Photo
@@ -35,7 +36,6 @@ from indexer.settings import Settings
 
 log = logging.getLogger(__name__)
 
-_MAX_TEXT_BYTES = 64 * 1024
 _TAGS = ["Immich's machine learning"]
 
 
@@ -208,8 +208,8 @@ async def _elsewhere(
 
 
 def _text(raw: bytes) -> str:
-    if len(raw) > _MAX_TEXT_BYTES:
-        raise RequestEntityTooLarge(f"The text is longer than {_MAX_TEXT_BYTES:,} bytes.")
+    if len(raw) > SMALL_BYTES:
+        raise RequestEntityTooLarge(f"The text is longer than {SMALL_BYTES:,} bytes.")
     try:
         return raw.decode()
     except UnicodeDecodeError:

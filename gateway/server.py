@@ -11,18 +11,20 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
+from typing import Any
 
 import uvicorn
 from litestar import Litestar
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from gateway.intake import RETRY_AFTER_SECONDS
 from indexer.settings import Settings
 
 log = logging.getLogger(__name__)
 
 _GRACE_SECONDS = 30
 _START_SECONDS = 60.0
-_HEAD_SECONDS = 15.0
 _NOT_STARTED = "The gateway did not start; its log says why."
 
 
@@ -34,6 +36,18 @@ class BindError(StartError):
     """The address can't be listened on; the message says why and what to change."""
 
 
+async def _refuse(send: Any) -> None:
+    body = b'{"status_code":503,"detail":"Too many connections at once. Ask again in a while."}'
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        (b"retry-after", str(RETRY_AFTER_SECONDS).encode()),
+        (b"connection", b"close"),
+    ]
+    await send({"type": "http.response.start", "status": 503, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
 class _Protocol(H11Protocol):
     """HTTP with a limit on the time in which a request's head must arrive.
 
@@ -42,6 +56,10 @@ class _Protocol(H11Protocol):
     """
 
     _timer: asyncio.TimerHandle | None = None
+
+    def __init__(self, *args: Any, head_seconds: float, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._head_seconds = head_seconds
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -59,7 +77,7 @@ class _Protocol(H11Protocol):
         if self._is_answering():
             self._stop_timer()
         elif self._timer is None:
-            self._timer = self.loop.call_later(_HEAD_SECONDS, self._give_up)
+            self._timer = self.loop.call_later(self._head_seconds, self._give_up)
 
     def _is_answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
@@ -76,9 +94,45 @@ class _Protocol(H11Protocol):
 
 
 class _Server(uvicorn.Server):
+    def __init__(
+        self, app: Litestar, settings: Settings, stopped: threading.Event | None = None
+    ) -> None:
+        super().__init__(
+            uvicorn.Config(
+                self._answer,
+                interface="asgi3",
+                host=settings.host,
+                port=settings.port,
+                lifespan="on",
+                # Who is local, and who is asking, is decided by the connection itself.
+                proxy_headers=False,
+                server_header=False,
+                log_config=None,
+                access_log=False,
+                # h11 bounds what a request's head may take; httptools doesn't.
+                http=partial(_Protocol, head_seconds=settings.max_pause_seconds),  # type: ignore[arg-type]
+                ws="none",
+                h11_max_incomplete_event_size=64 * 1024,
+                # Longer than Immich keeps an idle connection, so that it never meets a closing one.
+                timeout_keep_alive=75,
+                timeout_graceful_shutdown=_GRACE_SECONDS,
+            )
+        )
+        self._app = app
+        self._most_connections = settings.max_connections
+        self._stopped = stopped
+
+    async def _answer(self, scope: Any, receive: Any, send: Any) -> None:
+        """Let the application answer, or refuse. uvicorn's own refusal doesn't say for how long."""
+        if scope["type"] == "http" and len(self.server_state.connections) > self._most_connections:
+            log.warning("refused: more than MAX_CONNECTIONS=%d", self._most_connections)
+            await _refuse(send)
+        else:
+            await self._app(scope, receive, send)
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """End what would never end by itself, then wait for the rest."""
-        self.config.app.state["services"].events.end()  # type: ignore[union-attr]
+        self._app.state["services"].events.end()
         await super().shutdown(sockets)
 
     @contextmanager
@@ -94,6 +148,8 @@ class _Server(uvicorn.Server):
             number: signal.signal(number, self.handle_exit)
             for number in (signal.SIGINT, signal.SIGTERM)
         }
+        if self._stopped and self._stopped.is_set():
+            self.should_exit = True
         try:
             yield
         finally:
@@ -103,33 +159,16 @@ class _Server(uvicorn.Server):
 
 def make_server(app: Litestar, settings: Settings) -> uvicorn.Server:
     """Make a server; ``should_exit = True`` stops it from another thread."""
-    return _Server(
-        uvicorn.Config(
-            app,
-            host=settings.host,
-            port=settings.port,
-            lifespan="on",
-            # Who is local, and who is asking, is decided by the connection itself.
-            proxy_headers=False,
-            server_header=False,
-            log_config=None,
-            access_log=False,
-            # h11 bounds what a request's head may take; httptools doesn't.
-            http=_Protocol,
-            ws="none",
-            h11_max_incomplete_event_size=64 * 1024,
-            limit_concurrency=settings.max_connections,
-            # Longer than Immich keeps an idle connection, so that it never meets a closing one.
-            timeout_keep_alive=75,
-            timeout_graceful_shutdown=_GRACE_SECONDS,
-        )
-    )
+    return _Server(app, settings)
 
 
-def serve(app: Litestar, settings: Settings) -> None:
+def serve(app: Litestar, settings: Settings, stopped: threading.Event | None = None) -> None:
     """Serve until SIGINT or SIGTERM, then return; requests that run get 30 s to end.
 
     For the main thread: only there can signals be caught.
+
+    Args:
+        stopped: set where a signal came before this was called.
 
     Raises:
         BindError
@@ -137,7 +176,7 @@ def serve(app: Litestar, settings: Settings) -> None:
     """
     with _listening(settings) as listener:
         log.info("listening url=%s", _url(settings.host, listener))
-        server = make_server(app, settings)
+        server = _Server(app, settings, stopped)
         _run(server, listener)
         if not server.started:
             raise StartError(_NOT_STARTED)

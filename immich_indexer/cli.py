@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import FrameType
 from typing import Literal, NoReturn
 from uuid import UUID
 
@@ -54,6 +56,7 @@ _ADVICE = (
     StillRunningError,
     StartError,
     NotADirectoryError,
+    reindexing.ReindexError,
 )
 
 console = Console()
@@ -198,7 +201,9 @@ def status(settings: Settings, watch: bool) -> None:
         while True:
             if watch:
                 console.clear()
-            status_module.show(console, look(connection), problem)
+            seen = look(connection)
+            gone = library.away(connection, settings.photos_dir) if settings.photos_dir else ()
+            status_module.show(console, seen, problem, gone)
             if not watch:
                 return
             time.sleep(2)
@@ -218,7 +223,7 @@ def reprocess(
     with database(settings) as url, connect(url) as connection:
         rows = connection.execute(
             "INSERT INTO indexer_v1.reprocess (asset_id, task) SELECT unnest(%s::uuid[]), %s"
-            " RETURNING id",
+            " ORDER BY 1 RETURNING id",
             [list(asset_ids), task],
         ).fetchall()
         ids = [row[0] for row in rows]
@@ -338,7 +343,7 @@ def reindex(settings: Settings, memory: str | None) -> None:
                                 total=at.total or None,
                             )
                         time.sleep(0.5)
-                except BaseException:  # Ctrl-C: it would go on, for hours perhaps
+                except BaseException:  # Ctrl-C, SIGTERM: it would go on, for hours perhaps
                     connection.cancel_safe()
                     raise
                 build.result()
@@ -365,8 +370,15 @@ def doctor(settings: Settings) -> None:
         sys.exit(1)
 
 
+def _terminate(_signal: int, _frame: FrameType | None) -> NoReturn:
+    """Leave as after an error: whatever was started is stopped, PostgreSQL above all."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)  # a second one ends it at once
+    raise SystemExit(128 + signal.SIGTERM)
+
+
 def main() -> NoReturn:
     """Run a command; what a person can mend is said in a sentence, not a traceback."""
+    signal.signal(signal.SIGTERM, _terminate)
     try:
         cli(standalone_mode=True)
     except _ADVICE as error:

@@ -14,11 +14,12 @@ from rich.console import Console
 from rich.text import Text
 
 from immich_indexer.runtime import database
+from indexer import library
 from indexer.media import Media, MediaAwayError
 from indexer.models.engine import Engine
 from indexer.models.types import FaceOptions, ImageError
 from indexer.previews import previews
-from indexer.queue import recorded_clip_model
+from indexer.results import recorded_clip_model
 from indexer.settings import Settings, SettingsError
 from pg import reindex
 from pg.connect import Connection, UnreachableError, UrlError, address, connect
@@ -173,6 +174,9 @@ def _search_replica(settings: Settings) -> Iterator[Finding]:
 
 
 def _media(connection: Connection, settings: Settings) -> Iterator[Finding]:
+    if settings.photos_dir:
+        for gone in library.away(connection, settings.photos_dir):
+            yield Finding("photos", "not all there", str(gone), fatal=False)
     row = connection.execute(
         "SELECT path, \"assetId\" FROM public.asset_file WHERE type = 'preview'"
         " ORDER BY id DESC LIMIT 1"

@@ -20,7 +20,7 @@ from gateway.app import create_app
 from gateway.database import Database
 from gateway.server import BindError
 from gateway.server import serve as serve_app
-from indexer import library, queue
+from indexer import library, results
 from indexer.immich import ClipModelWatch, adopt, read_config
 from indexer.metrics import Metrics
 from indexer.models.engine import Engine
@@ -101,10 +101,10 @@ def prepare(url: str, settings: Settings, *, choose_clip_model: bool) -> tuple[S
         report = migrate(connection, settings.tokenizer)
         config = read_config(connection)
         chosen = adopt(settings, config)
-        unmade = queue.recorded_clip_model(connection) is None
+        unmade = results.recorded_clip_model(connection) is None
         if choose_clip_model or unmade or (config and config.clip_model):
             info = Engine(chosen).clip_info
-            if info.dim and queue.use_clip_model(connection, info.name, info.dim):
+            if info.dim and results.use_clip_model(connection, info.name, info.dim):
                 log.info("the index is made with the CLIP model %s from now on", info.name)
         if chosen.photos_dir:
             library.scan(connection, chosen.photos_dir)
@@ -188,10 +188,7 @@ def _run_once(
         last.start()
         os.kill(os.getpid(), signal.SIGTERM)
 
-    # Also with a gateway: uvicorn handles the signal first, then raises it once more for us, and
-    # the default would end the process before the worker has finished.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, stop)
+    before = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     engine = SharedEngine(settings, url, metrics, leave)
     worker = Worker(settings, url, engine, metrics=metrics) if with_worker else None
     watcher: Rounds
@@ -205,7 +202,8 @@ def _run_once(
             worker.start()
         watcher.start()
         if with_gateway:
-            serve_app(create_app(settings, engine, Database(url), metrics), settings)
+            app = create_app(settings, engine, Database(url), metrics)
+            serve_app(app, settings, stopped)
         else:
             while not stopped.wait(1.0):  # signals are handled between the waits
                 pass
@@ -217,6 +215,8 @@ def _run_once(
         engine.close()
         if stuck.is_set():
             restart()
+        for number, handler in before.items():
+            signal.signal(number, handler)
     return again.is_set()
 
 

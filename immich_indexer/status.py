@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 
 from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from indexer.library import Away
 from indexer.status import Status
 
 
-def render(status: Status, clip_problem: str | None) -> RenderableType:
+def render(status: Status, clip_problem: str | None, away: Sequence[Away] = ()) -> RenderableType:
     """Tables for a terminal."""
     queue = Table("task", "done", "waiting", "running", "retrying", "dead", title="Queue")
     for task, done in (("ocr", status.read), ("clip", status.embedded)):
@@ -25,6 +27,7 @@ def render(status: Status, clip_problem: str | None) -> RenderableType:
     parts: list[RenderableType] = [head, queue]
     if clip_problem and status.pending("clip"):
         parts.append(Text(f"CLIP waits: {clip_problem}", style="yellow"))
+    parts += [Text(str(gone), style="yellow") for gone in away]
     if status.workers:
         table = Table(
             "worker", "device", "up for", "done", "failed", "per s", "note", title="Workers"
@@ -58,6 +61,8 @@ def failures_table(status: Status) -> Table:
     return table
 
 
-def show(console: Console, status: Status, clip_problem: str | None) -> None:
+def show(
+    console: Console, status: Status, clip_problem: str | None, away: Sequence[Away] = ()
+) -> None:
     """Print it."""
-    console.print(render(status, clip_problem))
+    console.print(render(status, clip_problem, away))

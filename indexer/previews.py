@@ -17,7 +17,7 @@ import httpx
 from indexer.media import Media, MediaAwayError, modified_at
 from indexer.models import images
 from indexer.models.types import ImageError
-from indexer.queue import FileStamp
+from indexer.results import FileStamp
 from indexer.settings import Settings, SettingsError
 
 log = logging.getLogger(__name__)

@@ -23,7 +23,8 @@ from indexer.models.types import (
     TimeLimitError,
 )
 from indexer.previews import previews
-from indexer.queue import Failure, FileStamp, Job, Outcome, Task, Text, Unchanged, Vector
+from indexer.queue import Failure, Job, Outcome, Task
+from indexer.results import FileStamp, Text, Unchanged, Vector
 from indexer.settings import Settings
 from indexer.shared import SharedEngine
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
-from indexer import library, queue
+from indexer import library, queue, results
 from indexer.immich import ocr_options, read_config, same_embeddings, wanted_clip_model
 from indexer.media import Media
 from indexer.models.types import OcrOptions
-from indexer.queue import FileStamp
+from indexer.results import FileStamp
 from indexer.rounds import Rounds
 from indexer.settings import Settings
 from pg.connect import Connection
@@ -78,7 +78,7 @@ def reconcile(
         report = migrate(connection, settings.tokenizer)
         config = read_config(connection)
         model = ocr_model(ocr_options(settings, config))
-        if queue.use_ocr_model(connection, model):
+        if results.use_ocr_model(connection, model):
             log.info("texts are read with %s from now on", model)
         mendable = 0
         if settings.mend == "on":
@@ -190,7 +190,7 @@ class Reconciler(Rounds):
         config = read_config(connection)
         wanted = wanted_clip_model(self._settings, config)
         # Gone, after a fail-over to a copy from before us: whoever starts anew records it again.
-        before, self._recorded = self._recorded, queue.recorded_clip_model(connection)
+        before, self._recorded = self._recorded, results.recorded_clip_model(connection)
         forgotten = before is not None and self._recorded is None
         if self._on_clip_model and (forgotten or wanted != self._settings.clip_model):
             self._on_clip_model(wanted)

@@ -242,13 +242,32 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
             description="So many of them may wait; more are answered 503 with `Retry-After`.",
         ),
     ] = 256
+    max_wait_seconds: Annotated[
+        float,
+        Meta(
+            ge=1,
+            description="Longest that one of them may wait; then it is answered the same. With the "
+            "inference after it, below the 300 s that Immich waits.",
+        ),
+    ] = 240.0
     max_body_seconds: Annotated[
         float,
         Meta(ge=1, description="Longest that the body of a request may take to arrive."),
     ] = 120.0
+    max_pause_seconds: Annotated[
+        float,
+        Meta(
+            ge=1,
+            description="Longest that a body may stop coming, and that a request's head may take.",
+        ),
+    ] = 20.0
     max_connections: Annotated[
         int,
-        Meta(ge=8, description="Connections to the gateway at once; on more it answers 503."),
+        Meta(
+            ge=8,
+            description="Connections to the gateway at once; on more it answers 503 with "
+            "`Retry-After`.",
+        ),
     ] = 512
     max_query_length: Annotated[
         int,

@@ -14,14 +14,15 @@ from uuid import UUID, uuid4
 
 import psycopg
 
-from indexer import queue, write_back
+from indexer import queue, results, write_back
 from indexer.immich import ImmichConfig, ocr_options, read_config, same_embeddings
 from indexer.listener import Listener, Wake
 from indexer.media import MediaAwayError
 from indexer.metrics import Metrics
 from indexer.models.types import ModelUnavailable, TimeLimitError
 from indexer.process import Processor
-from indexer.queue import ClipModelChangedError, Failure, Job, Outcome, Task, WriteLostError
+from indexer.queue import Failure, Job, Outcome, Task, WriteLostError
+from indexer.results import ClipModelChangedError
 from indexer.settings import Settings
 from indexer.shared import SharedEngine
 from indexer.write_back import WriteBack
@@ -108,9 +109,10 @@ class Worker:
             thread.start()
 
     def stop(self) -> None:
-        """Finish the photos that are begun, give the rest back, and wait for it. Idempotent."""
+        """Finish what is being computed, give the rest back, and wait for it. Idempotent."""
         self._stop.set()
         self._wake.ring()
+        self._engine.drop_bulk()
         for thread in self._threads:
             thread.join()
         self._listener.stop()
@@ -220,7 +222,7 @@ class Worker:
         """What can be done now. CLIP jobs wait while the model is away or isn't the index's."""
         problem = self._engine.clip_problem()
         if problem is None:
-            recorded, served = queue.recorded_clip_model(connection), self._engine.clip_info.name
+            recorded, served = results.recorded_clip_model(connection), self._engine.clip_info.name
             if recorded != served:
                 problem = (
                     f"the index is made with the CLIP model {recorded}, this worker has {served}:"

@@ -22,6 +22,7 @@ from pg.connect import Connection
 from pg.functions import Tokenizer, create_functions
 from pg.locks import TablesLockedError, when_unlocked
 from pg.query import fetch_one, fetch_value
+from pg.reindex import settle
 from pg.rights import problem_with_rights
 
 log = logging.getLogger(__name__)
@@ -78,6 +79,7 @@ def migrate(
         )
     except TablesLockedError as error:
         raise MigrationError(str(error)) from error
+    settle(connection)
     for name in report.applied:
         log.info("applied %s", name)
     for name in report.healed:

@@ -179,12 +179,18 @@ class BatchThread(Generic[Item, Result]):
 
     def close(self) -> None:
         """Let the running batch end; fail what is waiting with EngineClosed."""
-        for future in self._close():
-            if future.set_running_or_notify_cancel():
-                future.set_exception(EngineClosed(f"the {self.name} engine was closed"))
+        self._refuse(self._close())
         for thread in self._threads:
             if self._abandoned is None and thread is not threading.current_thread():
                 thread.join()
+
+    def drop_bulk(self) -> None:
+        """Fail what waits in the bulk lane with EngineClosed: the worker gives it back."""
+        with self._changed:
+            dropped = [future for _, future in self._lanes[Lane.BULK]]
+            self._lanes[Lane.BULK].clear()
+            self._changed.notify_all()
+        self._refuse(dropped)
 
     def abandon(self, reason: str) -> None:
         """Fail what runs, waits or comes with ModelUnavailable: a thread won't come back."""
@@ -197,6 +203,11 @@ class BatchThread(Generic[Item, Result]):
                 future.set_exception(ModelUnavailable(reason))
         for future in running:
             _settle(future, ModelUnavailable(reason))
+
+    def _refuse(self, waiting: list[Future[Result]]) -> None:
+        for future in waiting:
+            if future.set_running_or_notify_cancel():
+                future.set_exception(EngineClosed(f"the {self.name} engine was closed"))
 
     def _close(self) -> list[Future[Result]]:
         """Take no more; returns what was waiting."""

@@ -265,6 +265,11 @@ class Engine:
         self._ocr.promote(future)
         self._clip_image.promote(future)
 
+    def drop_bulk(self) -> None:
+        """Fail what waits in the bulk lane with EngineClosed: nobody but workers waits for it."""
+        self._ocr.drop_bulk()
+        self._clip_image.drop_bulk()
+
     def close(self) -> None:
         """Wait for what is running, fail what is waiting with EngineClosed. Can be repeated."""
         self._decoders.shutdown(wait=False, cancel_futures=True)
@@ -329,6 +334,7 @@ class Engine:
                 try:
                     self._ocr_reader = OcrReader(
                         share=self._share,
+                        detection=cores.wide_share(self._cores.count),
                         models=self._ocr_models,
                         device=self._settings.device,
                         openvino=self._settings.openvino,

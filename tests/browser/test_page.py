@@ -16,7 +16,7 @@ import pytest
 from playwright.sync_api import Locator, Page, expect
 from visits import Visit, serving
 
-from indexer import queue
+from indexer import results
 from indexer.library import scan
 from indexer.settings import Settings
 from indexer.shared import SharedEngine
@@ -51,7 +51,7 @@ def house(
     url = databases.fresh("folder", lambda db: (create_library_tables(db), migrate(db)))
     engine = SharedEngine(settings, url)
     with connect(url) as db:
-        queue.use_clip_model(db, engine.clip_info.name, engine.clip_info.dim)
+        results.use_clip_model(db, engine.clip_info.name, engine.clip_info.dim)
         scan(db, folder)
         ids = dict(db.execute('SELECT "originalFileName", id::text FROM asset').fetchall())
         worker = Worker(settings, url, engine)

@@ -5,7 +5,7 @@ named step the process kills, freezes or ends itself, as the environment says::
 
     FAULT=writing:kill      at which step, and what then: kill, stop, term
     FAULT_DIR=folder        a file in it, named by the hash of a picture, says what that picture
-                            does: raise, hang, memory, crash
+                            does: raise, dawdle, hang, memory, crash
     RECONCILE_SECONDS, PROBE_SECONDS, OUTAGE_SECONDS, IDLE_SECONDS
                             shorter pauses than the product's
 """
@@ -18,6 +18,7 @@ import resource
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -90,6 +91,8 @@ def misbehave(photo: Photo) -> None:
     match what_is_wrong_with(photo):
         case "raise":
             raise RuntimeError("on purpose")
+        case "dawdle":
+            time.sleep(0.1)
         case "hang":
             threading.Event().wait()
         case "memory":

@@ -15,7 +15,7 @@ import undici
 from doubles import EngineDouble
 from PIL import Image
 
-from gateway import intake, server
+from gateway import intake
 from indexer.models.images import Photo
 from indexer.models.types import Lane, Line, OcrOptions
 
@@ -74,7 +74,7 @@ def picture(width: int) -> bytes:
 
 @pytest.fixture
 def pictures_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(intake, "_SMALL_BYTES", 1000)
+    monkeypatch.setattr(intake, "SMALL_BYTES", 1000)
 
 
 @pytest.fixture
@@ -188,11 +188,8 @@ def test_who_goes_away_leaves_the_queue(gateway: Any, predict: Predict, held: He
 
 
 @pytest.mark.usefixtures("pictures_are_large")
-def test_no_turn_in_time(
-    gateway: Any, predict: Predict, held: Held, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(intake, "_WAIT_SECONDS", 0.2)
-    client = gateway(engine=held, max_requests=1)
+def test_no_turn_in_time(gateway: Any, predict: Predict, held: Held) -> None:
+    client = gateway(engine=held, max_requests=1, max_wait_seconds=0.2)
     asking = Asking(client, predict)
     asking.ask(100)
     held.wait_for(1)
@@ -226,11 +223,8 @@ def head(path: str, kind: str, length: int) -> bytes:
     ("path", "kind"),
     [("/predict", "multipart/form-data; boundary=x"), ("/search", "application/json")],
 )
-def test_a_body_that_stops_coming(
-    gateway: Any, monkeypatch: pytest.MonkeyPatch, path: str, kind: str
-) -> None:
-    monkeypatch.setattr(intake, "_PAUSE_SECONDS", 0.3)
-    with connect(gateway()) as connection:
+def test_a_body_that_stops_coming(gateway: Any, path: str, kind: str) -> None:
+    with connect(gateway(max_pause_seconds=0.3)) as connection:
         connection.sendall(head(path, kind, 1000) + b"--x")
         assert b" 408 " in connection.recv(1000).split(b"\r\n")[0]
 
@@ -255,7 +249,9 @@ def test_more_connections_than_there_may_be(gateway: Any) -> None:
     client = gateway(max_connections=8)
     kept = [connect(client) for _ in range(8)]
     time.sleep(0.3)
-    assert client.get("/ping").status_code == 503
+    refused = client.get("/ping")
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "10")
+    assert refused.json()["status_code"] == 503
     for connection in kept:
         connection.close()
     time.sleep(0.3)
@@ -263,20 +259,14 @@ def test_more_connections_than_there_may_be(gateway: Any) -> None:
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET /ping HT", b"GET /ping HTTP/1.1\r\nhost: x\r\nx-"])
-def test_a_head_that_does_not_arrive(
-    gateway: Any, monkeypatch: pytest.MonkeyPatch, sent: bytes
-) -> None:
-    monkeypatch.setattr(server, "_HEAD_SECONDS", 0.3)
-    with connect(gateway()) as connection:
+def test_a_head_that_does_not_arrive(gateway: Any, sent: bytes) -> None:
+    with connect(gateway(max_pause_seconds=0.3)) as connection:
         connection.sendall(sent)
         assert connection.recv(1000) == b""
 
 
-def test_the_head_of_a_second_request_that_does_not_arrive(
-    gateway: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(server, "_HEAD_SECONDS", 0.3)
-    with connect(gateway()) as connection:
+def test_the_head_of_a_second_request_that_does_not_arrive(gateway: Any) -> None:
+    with connect(gateway(max_pause_seconds=0.3)) as connection:
         connection.sendall(b"GET /ping HTTP/1.1\r\nhost: x\r\n\r\n")
         answer = b""
         while not answer.endswith(b"pong"):
@@ -286,11 +276,8 @@ def test_the_head_of_a_second_request_that_does_not_arrive(
         assert connection.recv(1000) == b""
 
 
-def test_an_answer_may_take_longer_than_a_head(
-    gateway: Any, predict: Predict, held: Held, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(server, "_HEAD_SECONDS", 0.2)
-    asking = Asking(gateway(engine=held), predict)
+def test_an_answer_may_take_longer_than_a_head(gateway: Any, predict: Predict, held: Held) -> None:
+    asking = Asking(gateway(engine=held, max_pause_seconds=0.2), predict)
     asking.ask(100)
     held.wait_for(1)
     time.sleep(0.5)

@@ -20,7 +20,7 @@ from immich.events import FakeImmich
 from indexer.media import MediaAwayError
 from indexer.models.types import ImageError
 from indexer.previews import FetchedPreviews
-from indexer.queue import FileStamp
+from indexer.results import FileStamp
 from indexer.settings import Settings, SettingsError
 
 KEY = "a-key-of-16-signs-or-more"

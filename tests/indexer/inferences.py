@@ -57,6 +57,9 @@ class Inferences:
     def embed_image(self, photo: Photo, lane: Lane, *, force: bool = False) -> Future[Embedding]:
         return self._submit("clip", photo, force)
 
+    def drop_bulk(self) -> None:
+        """All that is asked for is under way at once."""
+
     def _submit(self, task: str, photo: Photo, force: bool) -> Future[Any]:
         with self._lock:
             self.asked.append(f"{task} {photo.width}x{photo.height}{' forced' if force else ''}")

@@ -19,8 +19,10 @@ from immich.events import Edit, FakeImmich
 from immich.media import search_text
 from immich_indexer.runtime import SAMPLES, prepare
 from indexer.media import Media
+from indexer.models import engine
+from indexer.models.clip_loader import ClipLoader
 from indexer.models.images import decode
-from indexer.models.types import Lane, Line, OcrOptions
+from indexer.models.types import Lane, Line, OcrOptions, Side
 from indexer.reconcile import find_changed_files, reconcile
 from indexer.settings import Settings
 from indexer.shared import SharedEngine
@@ -29,7 +31,7 @@ from pg.connect import connect
 from pg.detach import detach
 from pg.query import fetch_value
 
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 90.0  # the first test loads the models
 IMMICHS_OCR = OcrOptions(0.5, 0.8, 736)  # Immich's defaults
 OUR_TRIGGERS = "SELECT EXISTS (SELECT FROM pg_trigger WHERE tgname LIKE 'immich_indexer%%')"
 STAND_IN = "cn-clip/stand-in__openai"
@@ -85,6 +87,26 @@ class House:
         self.worker.stop()
         self.engine.close()
         self.db.close()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def models_are_loaded_once() -> Iterator[None]:
+    """By the first engine; the others get the same, where it took most of a test's time."""
+    loaded: dict[str, Any] = {}
+    reader, load = engine.OcrReader, ClipLoader._load
+
+    def read(**how: Any) -> Any:
+        key = repr(how)
+        return loaded[key] if key in loaded else loaded.setdefault(key, reader(**how))
+
+    def embed(loader: ClipLoader, side: Side) -> Any:
+        key = f"{loader.path} {side}"
+        return loaded[key] if key in loaded else loaded.setdefault(key, load(loader, side))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine, "OcrReader", read)
+        patch.setattr(ClipLoader, "_load", embed)
+        yield
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from immich_indexer.runtime import prepare
 from indexer.immich import ImmichConfig
 from indexer.models.engine import Engine
 from indexer.models.types import OcrOptions
-from indexer.queue import recorded_clip_model
+from indexer.results import recorded_clip_model
 from indexer.settings import Settings
 from pg.connect import connect
 

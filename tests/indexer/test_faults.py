@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import signal
@@ -25,7 +26,6 @@ from pg.connect import connect
 from pg.query import fetch_value
 
 PATIENCE_SECONDS = 90.0
-POISONED = Path(__file__).with_name("poisoned_worker.py")
 HANGING = Path(__file__).with_name("hanging_worker.py")
 SMALL = "parking-small.jpg"
 FOUND = "SELECT EXISTS (SELECT FROM indexer_v1.search('出口') WHERE asset_id = %s)"
@@ -33,13 +33,18 @@ IDLE = "SELECT NOT EXISTS (SELECT FROM indexer_v1.job WHERE dead_at IS NULL)"
 
 
 class Farm:
-    """Worker processes on one database."""
+    """Worker processes on one database: real ones, or quick ones, which load no models.
+
+    What a quick one does wrong, and at which step, `faults.process` says.
+    """
 
     def __init__(self, url: str, immich: FakeImmich) -> None:
         self.url = url
         self.immich = immich
         self.db = connect(url)
         self.workers: list[subprocess.Popen[bytes]] = []
+        self.wrong = immich.media_dir.with_name("wrong")
+        self.wrong.mkdir()
         prepare(url, Settings(db_url=url, clip_model="stand-in"), choose_clip_model=True)
 
     def start(self, *command: str, **settings: str) -> subprocess.Popen[bytes]:
@@ -57,6 +62,22 @@ class Farm:
         worker = subprocess.Popen(arguments, env=environment)
         self.workers.append(worker)
         return worker
+
+    def start_quick(self, fault: str = "", **settings: str) -> subprocess.Popen[bytes]:
+        settings = {
+            "PYTHONPATH": os.pathsep.join(sys.path),
+            "FAULT": fault,
+            "FAULT_DIR": str(self.wrong),
+            "OUTAGE_SECONDS": "0.5",
+            "LEASE_SECONDS": "1",
+            **settings,
+        }
+        return self.start(sys.executable, "-m", "faults.process", "worker", **settings)
+
+    def misbehave(self, asset: UUID, how: str) -> None:
+        """Whichever quick worker looks at this photo."""
+        data = self.immich.preview_path(asset).read_bytes()
+        (self.wrong / hashlib.sha256(data).hexdigest()).write_text(how)
 
     def ask(self, statement: str, *values: Any) -> Any:
         return fetch_value(self.db, statement, values)
@@ -102,25 +123,17 @@ def farm(database: str, immich: FakeImmich) -> Iterator[Farm]:
 
 
 def test_a_committed_preview_is_found_without_any_other_action(farm: Farm) -> None:
+    """Whether it comes while no worker runs, or later."""
+    earlier = farm.immich.upload(SAMPLES / "shape-red-circle-exit.jpg")
     farm.start()
-    farm.wait_for("SELECT EXISTS (SELECT FROM indexer_v1.worker)")
-    asset = farm.immich.upload(SAMPLES / "shape-red-circle-exit.jpg")
-    farm.wait_for(
-        "SELECT EXISTS (SELECT FROM indexer_v1.search('出口') WHERE asset_id = %s)", asset
-    )
-
-
-def test_what_happened_while_no_worker_ran_is_caught_up_with(farm: Farm) -> None:
-    asset = farm.immich.upload(SAMPLES / "shape-red-circle-exit.jpg")
-    farm.start()
-    farm.wait_for(
-        "SELECT EXISTS (SELECT FROM indexer_v1.search('出口') WHERE asset_id = %s)", asset
-    )
+    farm.wait_for(FOUND, earlier)
+    later = farm.immich.upload(SAMPLES / "shape-red-circle-exit.jpg")
+    farm.wait_for(FOUND, later)
 
 
 def test_a_row_in_reprocess_redoes_exactly_that_asset(farm: Farm) -> None:
     one, other = farm.upload(2)
-    farm.start()
+    farm.start_quick()
     farm.wait_for(IDLE)
     before = farm.ask("SELECT updated_at FROM indexer_v1.ocr WHERE asset_id = %s", one)
     untouched = farm.ask("SELECT updated_at FROM indexer_v1.ocr WHERE asset_id = %s", other)
@@ -133,32 +146,31 @@ def test_a_row_in_reprocess_redoes_exactly_that_asset(farm: Farm) -> None:
 
 def test_killed_in_mid_batch_another_finishes(farm: Farm) -> None:
     assets = farm.upload(12)
-    first = farm.start()
-    farm.wait_for("SELECT count(*) > 0 FROM indexer_v1.job WHERE lease_token IS NOT NULL")
-    first.send_signal(signal.SIGKILL)
-    first.wait()
+    assert farm.start_quick("inferred:kill").wait(PATIENCE_SECONDS) == -signal.SIGKILL
     left = farm.ask("SELECT count(*) FROM indexer_v1.job WHERE lease_token IS NOT NULL")
     assert left > 0
     counted = farm.ask("SELECT min(attempts) FROM indexer_v1.job WHERE lease_token IS NOT NULL")
     assert counted == 1  # a crash counts
-    farm.start()
+    farm.start_quick()
     farm.wait_for(IDLE)
     farm.assert_complete(assets)
     assert farm.ask("SELECT count(*) FROM indexer_v1.job") == 0
 
 
 def test_a_poisonous_picture_dies_and_takes_no_neighbour_along(farm: Farm) -> None:
+    """A segmentation fault in the decoder: three processes die of it, one after the other."""
     assets = farm.upload(4)
     poison = farm.immich.upload(picture(99), name="poison.jpg")
-    farm.immich.preview_path(poison).write_bytes(b"POISON")
-    environment = {"PYTHONPATH": os.pathsep.join(sys.path)}
+    farm.misbehave(poison, "crash")
+    deaths = []
     deadline = time.monotonic() + PATIENCE_SECONDS
     while not farm.ask(IDLE):
-        assert time.monotonic() < deadline
-        worker = farm.start(sys.executable, str(POISONED), **environment)
+        worker = farm.start_quick()
         while worker.poll() is None and not farm.ask(IDLE):
             assert time.monotonic() < deadline
             time.sleep(0.05)
+        deaths.append(worker.poll())
+    assert deaths == [-signal.SIGSEGV] * 3 + [None]
     farm.assert_complete(assets)
     dead = farm.db.execute(
         "SELECT asset_id, task, attempts, last_error FROM indexer_v1.job ORDER BY task"
@@ -187,20 +199,21 @@ def test_a_photo_that_hangs_is_charged_and_the_worker_goes_on_anew(farm: Farm) -
 
 
 def test_two_workers_share_the_work_and_sigterm_gives_back(farm: Farm) -> None:
+    """What they had claimed is charged to nobody."""
     assets = farm.upload(16)
-    one = farm.start(BATCH_SIZE="3")
-    two = farm.start(BATCH_SIZE="3")
+    for asset in assets:
+        farm.misbehave(asset, "dawdle")
+    ending = [farm.start_quick(BATCH_SIZE="3") for _ in range(2)]
     farm.wait_for(
         "SELECT count(DISTINCT lease_token) > 2 FROM indexer_v1.job WHERE lease_token IS NOT NULL"
     )
-    one.send_signal(signal.SIGTERM)
-    assert one.wait(timeout=PATIENCE_SECONDS) == 0
-    two.send_signal(signal.SIGTERM)
-    assert two.wait(timeout=PATIENCE_SECONDS) == 0
+    for worker in ending:
+        worker.send_signal(signal.SIGTERM)
+    assert [worker.wait(PATIENCE_SECONDS) for worker in ending] == [0, 0]
     assert farm.ask("SELECT count(*) FROM indexer_v1.job WHERE lease_token IS NOT NULL") == 0
-    assert farm.ask("SELECT coalesce(max(attempts), 0) FROM indexer_v1.job") == 0
+    assert farm.ask("SELECT count(*) > 0 AND max(attempts) = 0 FROM indexer_v1.job")
     assert farm.ask("SELECT count(*) FROM indexer_v1.worker") == 0
-    farm.start()
+    farm.start_quick()
     farm.wait_for(IDLE)
     farm.assert_complete(assets)
 
@@ -210,7 +223,7 @@ def test_the_media_folder_away_is_an_outage_a_missing_file_is_not(farm: Farm) ->
     media = Path(farm.immich.media_dir)
     away = media.with_name("away")
     media.rename(away)
-    farm.start(MAX_ATTEMPTS="1")
+    farm.start_quick(MAX_ATTEMPTS="1")
     farm.wait_for("SELECT EXISTS (SELECT FROM indexer_v1.worker)")
     farm.wait_for("SELECT bool_and(next_at > now()) FROM indexer_v1.job")  # given back, to wait
     assert farm.ask("SELECT max(attempts) FROM indexer_v1.job") == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from indexer import library
-from indexer.library import Changes, owner_of, scan
+from indexer.library import Away, Changes, away, owner_of, scan
 from pg.connect import Connection, connect
 from pg.migrate import create_library_tables, migrate
 
@@ -139,13 +140,122 @@ def test_a_folder_that_goes_away_during_the_scan(
 ) -> None:
     scan(db, photos)
 
-    def walk(folder: Path, unreadable: list[str]) -> Iterator[tuple[str, os.stat_result]]:
+    def walk(folder: Path, *_: object) -> Iterator[tuple[str, os.stat_result]]:
         shutil.rmtree(folder)
         folder.mkdir()
         yield from ()
 
     monkeypatch.setattr(library, "_files", walk)
     assert scan(db, photos).removed == 0
+
+
+class Disk:
+    """A disk of its own, mounted below the photos."""
+
+    def __init__(self, files: Path, at: Path) -> None:
+        self.at = at
+        self._files = files
+
+    def mount(self) -> None:
+        self.at.mkdir(exist_ok=True)
+        subprocess.run(["mount", "--bind", self._files, self.at], check=True)
+
+    def unmount(self) -> None:
+        subprocess.run(["umount", self.at], check=True)
+
+
+@pytest.fixture
+def disk(photos: Path, tmp_path: Path) -> Iterator[Disk]:
+    """For real: another file system, with one photo on it."""
+    files = tmp_path / "disk"
+    files.mkdir()
+    made = subprocess.run(["mount", "-t", "tmpfs", "tmpfs", files], check=False).returncode == 0
+    if not made:
+        pytest.skip("only root may mount: run as root, where mounting is allowed")
+    write(files / "2023" / "c.jpg")
+    disk = Disk(files, photos / "nas")
+    disk.mount()
+    yield disk
+    if os.path.ismount(disk.at):
+        disk.unmount()
+    subprocess.run(["umount", files], check=True)
+
+
+def test_a_mount_below_that_is_away(
+    db: Connection, photos: Path, disk: Disk, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its photos stay, their jobs wait, and what failed meanwhile is held against nobody."""
+    assert scan(db, photos).total == 3
+    assert away(db, photos) == []
+    disk.unmount()
+    db.execute(
+        "UPDATE indexer_v1.job SET attempts = 3, dead_at = now(), last_error = 'can''t read it'"
+        " FROM asset WHERE id = asset_id AND \"originalFileName\" = 'c.jpg' AND task = 'ocr'"
+    )
+    (photos / "a.jpg").unlink()
+    assert scan(db, photos) == Changes(added=0, changed=0, removed=1, total=2)
+    assert f"{disk.at} is missing or empty: is it mounted? Its 1 photos stay" in caplog.text
+    assert away(db, photos) == [Away(disk.at, 1)]
+    states = (
+        'SELECT "originalFileName", attempts, dead_at, next_at > now() FROM indexer_v1.job'
+        " JOIN asset ON id = asset_id ORDER BY 1, task"
+    )
+    assert db.execute(states).fetchall() == [
+        *[("b.PNG", 0, None, False)] * 2,
+        *[("c.jpg", 0, None, True)] * 2,
+    ]
+    disk.mount()
+    assert scan(db, photos) == Changes(0, 0, 0, 2)
+    assert away(db, photos) == []
+
+
+def test_a_mount_point_that_is_gone(db: Connection, photos: Path, disk: Disk) -> None:
+    """Some systems remove it as well."""
+    scan(db, photos)
+    disk.unmount()
+    disk.at.rmdir()
+    for _ in range(2):
+        assert scan(db, photos) == Changes(0, 0, 0, 3)
+
+
+def test_a_mount_in_a_folder_that_is_away(db: Connection, photos: Path, disk: Disk) -> None:
+    """That comes back without it."""
+    scan(db, photos)
+    disk.unmount()
+    elsewhere = photos.rename(photos.with_name("elsewhere"))
+    photos.mkdir()
+    assert scan(db, photos) == Changes(0, 0, 0, 3)
+    photos.rmdir()
+    elsewhere.rename(photos)
+    assert scan(db, photos) == Changes(0, 0, 0, 3)
+
+
+def test_a_mount_that_is_given_up(db: Connection, photos: Path, disk: Disk) -> None:
+    scan(db, photos)
+    disk.unmount()
+    write(disk.at / "note.txt")
+    assert scan(db, photos) == Changes(added=0, changed=0, removed=1, total=2)
+    (disk.at / "note.txt").unlink()  # an ordinary folder now
+    write(disk.at / "d.jpg")
+    scan(db, photos)
+    (disk.at / "d.jpg").unlink()
+    assert scan(db, photos) == Changes(added=0, changed=0, removed=1, total=2)
+
+
+def test_a_mount_that_goes_away_during_the_scan(
+    db: Connection, photos: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its files were listed, and can't be looked at any more."""
+    scan(db, photos)
+    lstat = os.lstat
+
+    def gone(path: Any) -> os.stat_result:
+        if os.fspath(path).endswith("c.jpg"):
+            disk.unmount()
+        return lstat(path)
+
+    monkeypatch.setattr(os, "lstat", gone)
+    assert scan(db, photos) == Changes(0, 0, 0, 3)
 
 
 def test_removed_takes_its_results_along(db: Connection, photos: Path) -> None:

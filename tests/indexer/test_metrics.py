@@ -14,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from gateway.server import BindError
 from immich.events import FakeImmich
 from immich_indexer.runtime import serve_metrics
-from indexer import queue
+from indexer import results
 from indexer.metrics import Metrics
 from indexer.settings import Settings
 from indexer.shared import SharedEngine
@@ -50,7 +50,7 @@ def test_a_worker_counts_what_it_does(indexed_immich: FakeImmich, metrics: Metri
         poll_seconds=0.1,
     )
     with connect(indexed_immich.url) as connection:
-        queue.use_clip_model(connection, "stand-in", 64)
+        results.use_clip_model(connection, "stand-in", 64)
     _, second, copy, broken = (indexed_immich.upload(picture(width)) for width in range(40, 44))
     indexed_immich.change_on_disk(copy, indexed_immich.preview_path(second).read_bytes())
     indexed_immich.change_on_disk(broken, b"no picture")

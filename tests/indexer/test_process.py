@@ -22,7 +22,8 @@ from indexer.models.batching import EngineClosed
 from indexer.models.images import Photo
 from indexer.models.types import ModelUnavailable, OcrOptions, TimeLimitError
 from indexer.process import Processor
-from indexer.queue import Failure, Job, Outcome, Text, Unchanged, Vector
+from indexer.queue import Failure, Job, Outcome
+from indexer.results import Text, Unchanged, Vector
 from indexer.settings import Settings
 
 OPTIONS = OcrOptions()

@@ -15,12 +15,12 @@ import pytest
 from PIL import Image
 
 from immich.events import FakeImmich
-from indexer import queue
 from indexer import reconcile as module
+from indexer import results
 from indexer.media import Media
 from indexer.models.types import OcrOptions
-from indexer.queue import FileStamp
 from indexer.reconcile import Reconciler, Repairs, find_changed_files, reconcile
+from indexer.results import FileStamp
 from indexer.settings import Settings
 from pg.connect import Connection, connect
 from pg.migrate import MigrationError, create_library_tables, migrate
@@ -246,7 +246,7 @@ def test_it_says_when_the_database_has_forgotten_the_clip_model(
     monkeypatch.setattr(module, "INTERVAL_SECONDS", 0.05)
     heard: list[str] = []
     with connect(indexed_immich.url) as connection:
-        queue.use_clip_model(connection, "stand-in", 64)
+        results.use_clip_model(connection, "stand-in", 64)
         reconciler = Reconciler(SETTINGS, indexed_immich.url, reader, on_clip_model=heard.append)
         running(reconciler)
         wait_for(lambda: reconciler._recorded)

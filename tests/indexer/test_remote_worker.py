@@ -15,7 +15,7 @@ from gateway.app import create_app
 from gateway.database import Database
 from gateway.server import running
 from immich.events import FakeImmich
-from indexer import queue, worker
+from indexer import results, worker
 from indexer.settings import Settings
 from indexer.worker import Worker
 from pg.connect import Connection, connect
@@ -66,7 +66,7 @@ def test_it_fetches_and_an_outage_is_charged_to_no_photo(
         return made.stop
 
     with connect(indexed_immich.url) as db:
-        queue.use_clip_model(db, "stand-in", 64)
+        results.use_clip_model(db, "stand-in", 64)
         with running(create_app(there, engine, Database(there.db_url)), there) as url:
             pass
         stop = start(url)  # nobody listens there any more

@@ -26,7 +26,7 @@ from PIL import Image
 from faults.proxy import Proxy
 from immich.base import load_schema
 from immich.events import FakeImmich
-from indexer import queue, worker
+from indexer import queue, results, worker
 from indexer.models import images
 from indexer.models.images import Photo
 from indexer.models.types import ModelUnavailable
@@ -72,7 +72,7 @@ class Desk:
         self.immich = immich
         self.stack = stack
         self.db: Connection = stack.enter_context(connect(immich.url))
-        queue.use_clip_model(self.db, "stand-in", 64)
+        results.use_clip_model(self.db, "stand-in", 64)
         self.settings = Settings(
             db_url=immich.url,
             media_map=f"{immich.location}={immich.media_dir}",
@@ -277,7 +277,7 @@ def test_without_clip_texts_are_read_and_clip_waits(desk: Desk, engine: Inferenc
 
 
 def test_weights_that_are_missing_for_real(desk: Desk, tmp_path: Path) -> None:
-    queue.use_clip_model(desk.db, "ViT-B-16", 512)
+    results.use_clip_model(desk.db, "ViT-B-16", 512)
     desk.settings = msgspec.structs.replace(
         desk.settings, clip_model="ViT-B-16", clip_download_root=tmp_path / "clip"
     )
@@ -289,7 +289,7 @@ def test_weights_that_are_missing_for_real(desk: Desk, tmp_path: Path) -> None:
 
 
 def test_another_clip_model_than_the_index(desk: Desk, engine: Inferences) -> None:
-    queue.use_clip_model(desk.db, "RN50", 1024)
+    results.use_clip_model(desk.db, "RN50", 1024)
     desk.upload(2)
     desk.start(engine)
     desk.wait_for("SELECT count(*) = 2 FROM indexer_v1.ocr")
@@ -306,7 +306,7 @@ def test_the_index_moves_to_another_clip_model_in_mid_batch(desk: Desk, engine: 
     desk.upload(6)
     desk.start(engine, lease_seconds=3600)
     gate.wait_until_somebody_waits()
-    queue.use_clip_model(desk.db, "RN50", 1024)
+    results.use_clip_model(desk.db, "RN50", 1024)
     gate.open()
     desk.wait_for("SELECT count(*) = 6 FROM indexer_v1.ocr")
     desk.wait_for("SELECT count(*) = 6 AND max(attempts) = 0 FROM indexer_v1.job")
@@ -401,7 +401,7 @@ def test_leases_last_as_long_as_the_work(desk: Desk, engine: Inferences) -> None
         assert queue.claim(desk.db, uuid4(), ["ocr", "clip"], 10, 60, 3, True) == []
         time.sleep(0.05)
     gate.open()
-    desk.wait_for(IDLE)
+    desk.wait_for(lambda: len(desk.outcomes) == 4)  # told of after the commit
     assert {outcome.job.attempts for outcome in desk.outcomes} == {1}
 
 

@@ -237,6 +237,25 @@ def test_closing_ends_what_runs_and_fails_what_waits(
         thread.submit(3, FAST).result(PATIENCE)
 
 
+def test_a_worker_that_stops_drops_what_waits_in_bulk(
+    threads: list[BatchThread[int, int]], model: Recorder
+) -> None:
+    """What is computed, or somebody waits for, isn't touched; more can come."""
+    thread = BatchThread("doubler", model.prepare, watchdog(), max_batch=8)
+    threads.append(thread)
+    running = thread.submit(0, BULK)
+    assert model.running.wait(PATIENCE)
+    asked, waiting, joined = (
+        thread.submit(n, lane) for n, lane in enumerate((FAST, BULK, BULK), 1)
+    )
+    thread.promote(joined)
+    thread.drop_bulk()
+    with pytest.raises(EngineClosed):
+        waiting.result(PATIENCE)
+    model.go_on.set()
+    assert results([running, asked, joined, thread.submit(4, BULK)]) == [0, 2, 6, 8]
+
+
 def test_several_workers_compute_at_once(
     threads: list[BatchThread[int, int]], model: Recorder
 ) -> None:

@@ -10,7 +10,7 @@ import pytest
 from queued import MODEL
 
 from immich.base import load_schema
-from indexer import queue
+from indexer import queue, results
 from pg.connect import Connection, connect
 from pg.migrate import migrate
 
@@ -55,7 +55,7 @@ def functions(request: pytest.FixtureRequest) -> Connection:
 @pytest.fixture
 def db(indexed_database: str) -> Iterator[Connection]:
     with connect(indexed_database) as connection:
-        queue.use_clip_model(connection, MODEL, 512)
+        results.use_clip_model(connection, MODEL, 512)
         yield connection
 
 

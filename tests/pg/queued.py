@@ -10,15 +10,8 @@ import numpy as np
 
 from indexer import queue
 from indexer.models.types import Line
-from indexer.queue import (
-    Failure,
-    FileStamp,
-    Job,
-    Outcome,
-    Task,
-    Text,
-    Vector,
-)
+from indexer.queue import Failure, Job, Outcome, Task
+from indexer.results import FileStamp, Text, Vector
 from pg.connect import Connection
 from pg.query import fetch_one, fetch_value
 

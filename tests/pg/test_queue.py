@@ -28,14 +28,9 @@ from queued import (
     result,
 )
 
-from indexer import queue
-from indexer.queue import (
-    ClipModelChangedError,
-    FileStamp,
-    Outcome,
-    Unchanged,
-    Vector,
-)
+from indexer import queue, results
+from indexer.queue import Outcome
+from indexer.results import ClipModelChangedError, FileStamp, Unchanged, Vector
 from indexer.write_back import WriteBack
 from pg.connect import Connection
 from pg.query import fetch_one, fetch_value
@@ -364,8 +359,8 @@ def test_text_with_nul(db: Connection) -> None:
 def test_embeddings_of_another_model_stay_out(db: Connection) -> None:
     add_asset(db)
     claimed = claim(db)
-    assert queue.use_clip_model(db, "RN50", 1024)
-    assert not queue.use_clip_model(db, "RN50", 1024)
+    assert results.use_clip_model(db, "RN50", 1024)
+    assert not results.use_clip_model(db, "RN50", 1024)
     with pytest.raises(ClipModelChangedError, match="RN50"):
         finish(db, [result(job) for job in claimed])
     assert fetch_value(db, "SELECT count(*) FROM indexer_v1.clip") == 0
@@ -375,8 +370,8 @@ def test_embeddings_of_another_model_stay_out(db: Connection) -> None:
 def test_another_clip_model_empties_the_index_and_fills_it_anew(db: Connection) -> None:
     add_assets(db, 3)
     finish(db, [result(job) for job in claim(db)])
-    assert queue.use_clip_model(db, "RN50", 1024)
-    assert queue.recorded_clip_model(db) == "RN50"
+    assert results.use_clip_model(db, "RN50", 1024)
+    assert results.recorded_clip_model(db) == "RN50"
     assert fetch_value(db, "SELECT count(*) FROM indexer_v1.clip") == 0
     assert queue.backfill(db) == 3
     (job, *_) = claim(db, 1)
@@ -441,9 +436,9 @@ def test_backfill_of_nothing(db: Connection) -> None:
 def test_texts_read_otherwise_are_read_again(db: Connection) -> None:
     add_asset(db)
     finish(db, [result(job) for job in claim(db)])
-    assert queue.use_ocr_model(db, "reader")
-    assert not queue.use_ocr_model(db, "reader")
+    assert results.use_ocr_model(db, "reader")
+    assert not results.use_ocr_model(db, "reader")
     assert queue.backfill(db) == 0
-    assert queue.use_ocr_model(db, "better reader")
+    assert results.use_ocr_model(db, "better reader")
     assert queue.backfill(db) == 1
     assert [job.task for job in claim(db)] == ["ocr"]

@@ -7,6 +7,8 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 from uuid import UUID, uuid4
 
 import psycopg
@@ -34,13 +36,15 @@ from indexer.queue import (
 from pg.connect import Connection, connect
 from pg.query import fetch_value
 
+Result = TypeVar("Result")
+
 
 @pytest.fixture
 def quick_to_see_deadlocks(indexed_database: str) -> None:
-    """Long before anybody's lock_timeout ends the wait."""
+    """Before Immich's statements give up a wait, and after ours do (40_queue.sql)."""
     with connect(indexed_database) as connection:
         name = connection.info.dbname
-        connection.execute(f"ALTER DATABASE \"{name}\" SET deadlock_timeout = '20ms'".encode())
+        connection.execute(f"ALTER DATABASE \"{name}\" SET deadlock_timeout = '150ms'".encode())
 
 
 # Photos go
@@ -116,6 +120,58 @@ def test_claimers_take_turns_so_that_no_photo_is_shared_out(
     thread.join(timeout=30)
     assert len(mine) == len(theirs) == 4
     assert not {job.asset_id for job in mine} & {job.asset_id for job in theirs}
+
+
+def test_a_backfill_locks_jobs_in_the_order_of_events(
+    db: Connection, another: Callable[[], Connection]
+) -> None:
+    """Of one photo the text is missing, of the other the embedding, and both have events."""
+    first, second = add_assets(db, 2)
+    there = {(first, "clip"), (second, "ocr")}
+    finish(db, [result(job) for job in claim(db) if (job.asset_id, job.task) in there])
+    db.execute("DELETE FROM indexer_v1.job")
+    immich, watching = another(), another()
+    warnings: list[str] = []
+    immich.add_notice_handler(lambda notice: warnings.append(notice.message_primary or ""))
+    waits = "SELECT count(*) > 0 FROM pg_stat_activity WHERE pid = %s AND wait_event_type = 'Lock'"
+    with ThreadPoolExecutor(1) as thread:
+        with immich.transaction():
+            change_preview(immich, first)
+            filling = thread.submit(queue.backfill, db)
+            while not fetch_value(watching, waits, [db.info.backend_pid]):
+                assert not filling.done()
+            change_preview(immich, second)
+        filling.result(timeout=30)
+    assert warnings == []
+    assert len(jobs(db)) == 4
+
+
+def test_a_worker_that_has_to_wait_gives_up_and_begins_anew(
+    db: Connection, another: Callable[[], Connection], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it holds locks already, whoever it waits for might be waiting for these."""
+    for name, value in {
+        "CLAIM_TRIES": 1000,
+        "HOLD_TRIES": 1000,
+        "HOLD_PAUSE_SECONDS": 0.05,
+    }.items():
+        monkeypatch.setattr(queue, f"_{name}", value)
+    add_assets(db, 2)
+    other = another()
+
+    def kept_waiting(call: Callable[[], list[Result]]) -> list[Result]:
+        with ThreadPoolExecutor(1) as thread:
+            with other.transaction():
+                other.execute("LOCK TABLE indexer_v1.job IN ACCESS EXCLUSIVE MODE")
+                called = thread.submit(call)
+                time.sleep(0.2)
+                assert not called.done()
+            return called.result(timeout=30)
+
+    claimed = kept_waiting(lambda: claim(db))
+    assert len(claimed) == 4
+    assert len(kept_waiting(lambda: finish(db, [result(job) for job in claimed]))) == 4
+    assert jobs(db) == []
 
 
 @pytest.mark.usefixtures("quick_to_see_deadlocks")

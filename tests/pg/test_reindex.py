@@ -9,8 +9,11 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from uuid import UUID
 
+import psycopg
 import pytest
 from assets import add_assets
 from click.testing import CliRunner
@@ -136,3 +139,79 @@ def test_ctrl_c_ends_the_build(connection: Connection, database: str) -> None:
         assert command.wait(timeout=20) != 0
         assert reindex.progress(connection) is None
     assert options(connection) == ["m=16", "ef_construction=300"]  # the old one is there still
+
+
+NEW_ONE = "SELECT to_regclass('indexer_v1.clip_embedding_new_idx') IS NOT NULL"
+
+
+@dataclass
+class Building:
+    """A rebuild under way: its connection, its thread, and the transaction that it waits for."""
+
+    connection: Connection
+    thread: threading.Thread
+    awaited: Connection
+
+
+@pytest.fixture
+def building(connection: Connection, database: str) -> Iterator[Building]:
+    migrate(connection)
+    add_embeddings(connection, 30)
+    connection.execute(OLDER)
+    with connect(database) as builder, connect(database) as writer:
+
+        def build() -> None:
+            with suppress(psycopg.Error):
+                reindex.rebuild(builder)
+
+        thread = threading.Thread(target=build)
+        writer.execute("BEGIN; LOCK TABLE indexer_v1.clip IN ROW EXCLUSIVE MODE")
+        thread.start()
+        while not fetch_value(connection, NEW_ONE):
+            assert thread.is_alive()
+            time.sleep(0.01)
+        yield Building(builder, thread, writer)
+        writer.close()
+        thread.join()
+
+
+def test_cancelled_it_leaves_nothing(connection: Connection, building: Building) -> None:
+    building.connection.cancel_safe()
+    building.awaited.close()
+    building.thread.join()
+    assert not fetch_value(connection, NEW_ONE)
+    assert reindex.is_outdated(connection)
+
+
+def test_one_at_a_time(connection: Connection, building: Building) -> None:
+    """Nor is what somebody is building taken for something left over."""
+    with pytest.raises(reindex.ReindexError, match="already"):
+        reindex.rebuild(connection)
+    migrate(connection)
+    building.awaited.close()
+    building.thread.join()
+    assert not reindex.is_outdated(connection)
+
+
+def test_killed_it_is_cleared_up_by_migrate(connection: Connection, building: Building) -> None:
+    connection.execute("SELECT pg_terminate_backend(%s)", [building.connection.info.backend_pid])
+    building.thread.join()
+    migrate(connection)  # can't just now, and does no harm
+    assert fetch_value(connection, NEW_ONE)
+    building.awaited.close()
+    migrate(connection)
+    assert not fetch_value(connection, NEW_ONE)
+    assert reindex.is_outdated(connection)
+
+
+def test_what_a_killed_one_has_built_is_used(connection: Connection) -> None:
+    """PostgreSQL doesn't notice that the command is gone before the index is whole."""
+    migrate(connection)
+    add_embeddings(connection, 30)
+    connection.execute(OLDER)
+    connection.execute(
+        "DO $$ BEGIN EXECUTE indexer_v1.clip_index_statement('clip_embedding_new_idx'); END $$"
+    )
+    migrate(connection)
+    assert not fetch_value(connection, NEW_ONE)
+    assert not reindex.is_outdated(connection)

@@ -14,7 +14,7 @@ import pytest
 from assets import add_asset, add_assets, add_owner
 
 from immich.base import load_schema
-from indexer import queue
+from indexer import results
 from pg.connect import Connection, connect
 from pg.migrate import migrate
 
@@ -84,7 +84,7 @@ def add(
 def build(connection: Connection) -> None:
     load_schema(connection)
     migrate(connection)
-    queue.use_clip_model(connection, "test", DIM)
+    results.use_clip_model(connection, "test", DIM)
 
 
 @pytest.fixture

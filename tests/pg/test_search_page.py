@@ -12,7 +12,7 @@ import pytest
 from assets import add_assets, add_owner
 
 from immich.base import load_schema
-from indexer import queue
+from indexer import results
 from pg.connect import Connection, connect
 from pg.migrate import migrate
 
@@ -27,7 +27,7 @@ def many(databases: Any) -> Iterator[tuple[Connection, UUID]]:
     def build(connection: Connection) -> None:
         load_schema(connection)
         migrate(connection)
-        queue.use_clip_model(connection, "test", DIM)
+        results.use_clip_model(connection, "test", DIM)
 
     url = databases.fresh(f"clip of {DIM}", build)
     with connect(url) as connection:
@@ -142,7 +142,7 @@ def test_how_much_is_missing(database: str) -> None:
             [assets],
         )
         assert (missing("ocr"), missing("clip")) == (1, 1)
-        queue.use_clip_model(connection, "test", 2)
+        results.use_clip_model(connection, "test", 2)
         connection.execute(
             "INSERT INTO indexer_v1.clip (asset_id, embedding, model, content_hash)"
             " VALUES (%s, '[1,2]', 'test', sha256(''))",

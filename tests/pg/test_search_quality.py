@@ -14,7 +14,7 @@ import pytest
 from assets import add_asset
 
 from immich.base import load_schema
-from indexer import queue
+from indexer import results
 from indexer.models.engine import Engine
 from indexer.models.images import decode, read
 from indexer.models.types import Lane
@@ -186,7 +186,7 @@ def samples(databases: Any, engine: Engine) -> Iterator[Connection]:
     url = databases.fresh("folder mode", lambda c: (create_library_tables(c), migrate(c)))
     truth = json.loads((SAMPLES / "truth.json").read_bytes())
     with connect(url) as connection:
-        queue.use_clip_model(connection, engine.clip_info.name, engine.clip_info.dim)
+        results.use_clip_model(connection, engine.clip_info.name, engine.clip_info.dim)
         for entry in truth:
             name, text = entry["file"], "\n".join(entry["lines"])
             photo = decode(read(SAMPLES / name, max_bytes=2**28), max_bytes=2**28, max_pixels=2**28)

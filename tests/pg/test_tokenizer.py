@@ -350,7 +350,8 @@ def test_any_text_can_be_indexed(functions: Connection, text: str) -> None:
 
 
 def test_every_block_of_unicode_can_be_indexed(functions: Connection) -> None:
-    valid = [c for c in map(chr, range(1, 0x110000)) if not "\ud800" <= c <= "\udfff"]
+    # The smallest blocks have sixteen characters: every seventh is of them, too.
+    valid = [c for c in map(chr, range(1, 0x110000, 7)) if not "\ud800" <= c <= "\udfff"]
     random.Random(1).shuffle(valid)
     for start in range(0, len(valid), 40_000):
         lexemes(functions, "".join(valid[start : start + 40_000]))
@@ -360,7 +361,6 @@ def test_every_block_of_unicode_can_be_indexed(functions: Connection) -> None:
     "text",
     [
         pytest.param("发票 abc " * 100_000, id="the same again"),
-        pytest.param("".join(map(chr, range(0x4E00, 0x9FFF))) * 17, id="many different"),
         pytest.param(
             "".join(random.Random(2).choices("".join(map(chr, range(0x4E00, 0x9FFF))), k=350_000)),
             id="noise",

@@ -3,6 +3,9 @@
 --
 -- Locks: Immich's transactions must never wait long on ours, nor end in a deadlock with them. So
 -- whoever works takes locks with SKIP LOCKED, photos (public.asset) before jobs, for milliseconds.
+-- But a row that was changed after the statement began, and is being changed again, PostgreSQL
+-- doesn't skip: it waits (heap_lock_updated_tuple). So jobs are locked in the order of asset_id and
+-- task; who can't, or also locks photos, gives up after 50 ms (lock_timeout) and begins anew.
 
 -- Something happened to these assets: a job for each task, once, whatever was waiting already. A
 -- job that is running keeps its lease; its revision has moved, so it will run once more.
@@ -92,6 +95,7 @@ RETURNS TABLE (
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_custom_plan
+SET lock_timeout = 0
 AS $$
 #variable_conflict use_column
 DECLARE
@@ -100,6 +104,7 @@ DECLARE
 BEGIN
     -- One at a time: two at once would share out the tasks of one photo, and both would read it.
     PERFORM pg_advisory_xact_lock(hashtext('indexer_v1.claim'));
+    PERFORM set_config('lock_timeout', '50ms', true); -- until this function ends
     LOOP
         SELECT j.asset_id, j.task, j.attempts, j.attempts > 0 AND j.last_error IS NULL AS suspect
         INTO head
@@ -177,7 +182,8 @@ LANGUAGE sql VOLATILE
 SET search_path = pg_catalog, pg_temp
 AS $$
     WITH mine AS (
-        SELECT asset_id, task FROM indexer_v1.job WHERE lease_token = token FOR UPDATE SKIP LOCKED
+        SELECT asset_id, task FROM indexer_v1.job WHERE lease_token = token
+        ORDER BY 1, 2 FOR UPDATE SKIP LOCKED
     ), renewed AS (
         UPDATE indexer_v1.job j SET lease_until = now() + lease
         FROM mine m WHERE j.asset_id = m.asset_id AND j.task = m.task
@@ -186,25 +192,31 @@ AS $$
     SELECT count(*) FROM renewed
 $$;
 
+-- Those of these photos that Immich isn't deleting just now; nor can it before this transaction ends.
+CREATE OR REPLACE FUNCTION indexer_v1.keep_photos(asset_ids uuid[]) RETURNS SETOF uuid
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    SELECT a.id FROM public.asset a WHERE a.id = ANY (asset_ids)
+    ORDER BY a.id FOR KEY SHARE SKIP LOCKED
+$$;
+
 -- Lock what this lease still owns, for the transaction that writes results. What is missing from
 -- the answer: another transaction holds it right now (ask again), or it is no longer ours.
 CREATE OR REPLACE FUNCTION indexer_v1.hold(token uuid, asset_ids uuid[])
 RETURNS TABLE (asset_id uuid, task text, revision bigint)
 LANGUAGE plpgsql VOLATILE
 SET search_path = pg_catalog, pg_temp
+SET lock_timeout = '50ms'
 AS $$
 #variable_conflict use_column
 DECLARE
-    present uuid[];
+    kept uuid[] := ARRAY(SELECT indexer_v1.keep_photos(asset_ids));
 BEGIN
-    SELECT coalesce(array_agg(locked.id), '{}') INTO present FROM (
-        SELECT a.id FROM public.asset a WHERE a.id = ANY (asset_ids)
-        ORDER BY a.id FOR KEY SHARE SKIP LOCKED
-    ) AS locked;
     RETURN QUERY
     SELECT j.asset_id, j.task, j.revision
     FROM indexer_v1.job j
-    WHERE j.asset_id = ANY (present) AND j.lease_token = hold.token
+    WHERE j.asset_id = ANY (kept) AND j.lease_token = hold.token
     ORDER BY j.asset_id, j.task FOR UPDATE SKIP LOCKED;
 END
 $$;
@@ -223,11 +235,15 @@ DECLARE
     ended_tasks text[] := '{}';
 BEGIN
     FOR ended IN
-        DELETE FROM indexer_v1.job j
-        USING unnest(asset_ids, tasks, revisions) AS d(asset_id, task, revision)
-        WHERE j.asset_id = d.asset_id AND j.task = d.task AND j.revision = d.revision
-          AND j.lease_token = token
-        RETURNING j.asset_id, j.task
+        WITH gone AS (
+            DELETE FROM indexer_v1.job j
+            USING unnest(asset_ids, tasks, revisions) AS d(asset_id, task, revision)
+            WHERE j.asset_id = d.asset_id AND j.task = d.task AND j.revision = d.revision
+              AND j.lease_token = token
+            RETURNING j.asset_id, j.task
+        )
+        -- In order: another worker may end the other tasks of the same photos.
+        SELECT asset_id, task FROM gone ORDER BY 1, 2
     LOOP
         PERFORM indexer_v1.stamp_reprocess(ended.asset_id, ended.task);
         ended_ids := ended_ids || ended.asset_id;
@@ -313,7 +329,7 @@ BEGIN
                                THEN indexer_v1.pause_after(j.attempts) ELSE delay END
     FROM (
         SELECT mine.asset_id, mine.task FROM indexer_v1.job mine
-        WHERE mine.lease_token = token FOR UPDATE SKIP LOCKED
+        WHERE mine.lease_token = token ORDER BY 1, 2 FOR UPDATE SKIP LOCKED
     ) AS m
     WHERE j.asset_id = m.asset_id AND j.task = m.task;
     GET DIAGNOSTICS released = ROW_COUNT;
@@ -322,6 +338,25 @@ BEGIN
     END IF;
     RETURN released;
 END
+$$;
+
+-- Their files are away for now, which is held against nobody: nobody tries them for so long.
+CREATE OR REPLACE FUNCTION indexer_v1.put_off(asset_ids uuid[], delay interval) RETURNS bigint
+LANGUAGE sql VOLATILE
+SET search_path = pg_catalog, pg_temp
+AS $$
+    WITH free AS (
+        SELECT j.asset_id, j.task FROM indexer_v1.job j
+        WHERE j.asset_id = ANY (asset_ids) AND (j.lease_until IS NULL OR j.lease_until <= now())
+        ORDER BY 1, 2 FOR UPDATE SKIP LOCKED
+    ), put_off AS (
+        UPDATE indexer_v1.job j SET
+            next_at = greatest(j.next_at, now() + delay), attempts = 0,
+            dead_at = NULL, last_error = NULL
+        FROM free f WHERE j.asset_id = f.asset_id AND j.task = f.task
+        RETURNING 1
+    )
+    SELECT count(*) FROM put_off
 $$;
 
 -- Dead letters go back to work: all, or those of some photos, one owner, one task, one reason.
@@ -348,7 +383,8 @@ BEGIN
                                         WHERE a.id = dead.asset_id AND a."ownerId" = owner))
           AND (failed_task IS NULL OR dead.task = failed_task)
           AND (reason IS NULL OR coalesce(dead.last_error, '') = reason)
-        ORDER BY 1, 2 FOR UPDATE -- the order of enqueue
+        -- One that is held has an event this moment, which revives it, or Immich deletes the photo.
+        ORDER BY 1, 2 FOR UPDATE SKIP LOCKED
     ) AS d
     WHERE j.asset_id = d.asset_id AND j.task = d.task;
     GET DIAGNOSTICS requeued = ROW_COUNT;
@@ -371,17 +407,15 @@ DECLARE
     ocr_model  text := (SELECT value FROM indexer_v1.setting WHERE name = 'ocr_model');
     clip_model text := (SELECT value FROM indexer_v1.setting WHERE name = 'clip_model');
     page uuid[];
-    lost record;
 BEGIN
-    enqueued := 0;
     clip_model := regexp_replace(clip_model, '/[0-9]+$', ''); -- without the dimension
     SELECT array_agg(p.id ORDER BY p.id) INTO page FROM (
         SELECT a.id FROM public.asset a
         WHERE after IS NULL OR a.id > after ORDER BY a.id LIMIT size
     ) AS p;
     last := page[cardinality(page)];
-    FOR lost IN
-        SELECT t.task, array_agg(p.id) AS ids
+    WITH lost AS MATERIALIZED (
+        SELECT p.id, t.task
         FROM unnest(page) AS p(id) CROSS JOIN (VALUES ('ocr'), ('clip')) AS t(task)
         WHERE EXISTS (SELECT FROM public.asset_file f WHERE f."assetId" = p.id AND f.type = 'preview')
           AND NOT EXISTS (SELECT FROM indexer_v1.job j WHERE j.asset_id = p.id AND j.task = t.task)
@@ -393,14 +427,18 @@ BEGIN
                       SELECT FROM indexer_v1.clip c
                       WHERE c.asset_id = p.id AND c.model = coalesce(clip_model, c.model))
               END
-        GROUP BY t.task
-    LOOP
+    ), kept AS MATERIALIZED (
         -- Those that Immich is deleting are left: who waits for one and holds others may deadlock.
-        SELECT coalesce(array_agg(free.id), '{}') INTO page FROM (
-            SELECT a.id FROM public.asset a WHERE a.id = ANY (lost.ids) FOR KEY SHARE SKIP LOCKED
-        ) AS free;
-        enqueued := enqueued + indexer_v1.enqueue(page, ARRAY[lost.task], -1);
-    END LOOP;
+        SELECT indexer_v1.keep_photos(ARRAY(SELECT l.id FROM lost l)) AS id
+    )
+    INSERT INTO indexer_v1.job (asset_id, task, priority)
+    SELECT l.id, l.task, -1 FROM lost l JOIN kept k ON k.id = l.id
+    ORDER BY 1, 2 -- the order of enqueue
+    ON CONFLICT DO NOTHING; -- an event was quicker
+    GET DIAGNOSTICS enqueued = ROW_COUNT;
+    IF enqueued > 0 THEN
+        PERFORM pg_notify('indexer_v1', '');
+    END IF;
 END
 $$;
 
@@ -460,72 +498,4 @@ AS $$
        OR EXISTS (SELECT FROM public.asset a WHERE a.id = j.asset_id AND a."ownerId" = ANY (owners))
     GROUP BY 1, 2
     ORDER BY 1, 2
-$$;
-
--- How the index of embeddings is built: as much work as Immich puts into its own. With
--- ef_construction 100, the graph of 100,000 photos (make bench-search) didn't lead to 3 % of the
--- hundred nearest, however long it was searched, and to 17 % of a quarter's hundred nearest.
-CREATE OR REPLACE FUNCTION indexer_v1.clip_index_options() RETURNS text[]
-LANGUAGE sql IMMUTABLE
-AS $$ SELECT '{m=16,ef_construction=300}'::text[] $$;
-
-CREATE OR REPLACE FUNCTION indexer_v1.clip_index_statement(
-    name text, live boolean DEFAULT false) RETURNS text
-LANGUAGE sql STABLE
-SET search_path FROM CURRENT
-AS $$
-    SELECT format('CREATE INDEX %s %I ON indexer_v1.clip USING hnsw (embedding %s) WITH (%s)',
-                  CASE WHEN live THEN 'CONCURRENTLY' ELSE '' END, name,
-                  (SELECT format('%I.%I', n.nspname, c.opcname)
-                   FROM pg_opclass c JOIN pg_namespace n ON n.oid = c.opcnamespace
-                   WHERE c.opcname = 'halfvec_cosine_ops' AND pg_opclass_is_visible(c.oid)
-                     AND c.opcmethod = (SELECT m.oid FROM pg_am m WHERE m.amname = 'hnsw')),
-                  array_to_string(indexer_v1.clip_index_options(), ', '))
-$$;
-
--- Whether an older version built it: `immich-indexer reindex` builds it anew.
-CREATE OR REPLACE FUNCTION indexer_v1.clip_index_is_outdated() RETURNS boolean
-LANGUAGE sql STABLE
-SET search_path = pg_catalog, pg_temp
-AS $$
-    SELECT NOT coalesce(c.reloptions, '{}') @> indexer_v1.clip_index_options()
-    FROM pg_class c WHERE c.oid = to_regclass('indexer_v1.clip_embedding_idx')
-$$;
-
--- Makes it where it is missing; where there is nothing in it yet, also anew.
-CREATE OR REPLACE FUNCTION indexer_v1.ensure_clip_index() RETURNS void
-LANGUAGE plpgsql VOLATILE
-SET search_path FROM CURRENT
-AS $$
-BEGIN
-    IF indexer_v1.clip_index_is_outdated() AND NOT EXISTS (SELECT FROM indexer_v1.clip) THEN
-        DROP INDEX indexer_v1.clip_embedding_idx;
-    END IF;
-    IF to_regclass('indexer_v1.clip_embedding_idx') IS NULL THEN
-        EXECUTE indexer_v1.clip_index_statement('clip_embedding_idx');
-    END IF;
-END
-$$;
-
--- The model that the embeddings in indexer_v1.clip are made with. Another model's embeddings can't
--- be compared, so they go, the column takes the new dimension, and every photo gets a job.
-CREATE OR REPLACE FUNCTION indexer_v1.use_clip_model(name text, dim integer) RETURNS boolean
-LANGUAGE plpgsql VOLATILE
-SET search_path FROM CURRENT
-AS $$
-BEGIN
-    PERFORM pg_advisory_xact_lock(hashtext('indexer_v1.use_clip_model'));
-    IF (SELECT s.value FROM indexer_v1.setting s WHERE s.name = 'clip_model')
-       = use_clip_model.name || '/' || dim THEN
-        RETURN false;
-    END IF;
-    -- First the row that writers of embeddings share-lock: they wait here, or this waits for them.
-    INSERT INTO indexer_v1.setting VALUES ('clip_model', use_clip_model.name || '/' || dim)
-    ON CONFLICT ON CONSTRAINT setting_pkey DO UPDATE SET value = excluded.value;
-    TRUNCATE indexer_v1.clip;
-    DROP INDEX IF EXISTS indexer_v1.clip_embedding_idx;
-    EXECUTE format('ALTER TABLE indexer_v1.clip ALTER COLUMN embedding TYPE halfvec(%s)', dim);
-    PERFORM indexer_v1.ensure_clip_index();
-    RETURN true;
-END
 $$;

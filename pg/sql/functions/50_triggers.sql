@@ -131,7 +131,8 @@ BEGIN
     NEW.status := 'waiting';
     NEW.remaining := CASE NEW.task WHEN 'all' THEN ARRAY['ocr', 'clip'] ELSE ARRAY[NEW.task] END;
     NEW.finished_at := NULL;
-    IF NOT EXISTS (SELECT FROM public.asset a WHERE a.id = NEW.asset_id) THEN
+    -- One that Immich deletes just now counts as deleted: who waited for it might end in a deadlock.
+    IF NOT EXISTS (SELECT indexer_v1.keep_photos(ARRAY[NEW.asset_id])) THEN
         NEW.status := 'failed: there is no asset with this id';
     ELSIF indexer_v1.preview_path(NEW.asset_id) IS NULL THEN
         NEW.status := 'failed: the photo has no preview yet';
@@ -183,7 +184,8 @@ BEGIN
       -- Immich takes tags off and puts them on again when it refreshes metadata: no new request.
       AND NOT (indexer_v1.tag_lock(n."assetId") = ANY (held)
                AND EXISTS (SELECT FROM indexer_v1.reprocess r
-                           WHERE r.asset_id = n."assetId" AND r.tag_id = t.id));
+                           WHERE r.asset_id = n."assetId" AND r.tag_id = t.id))
+    ORDER BY 1; -- so that jobs are locked in the order that everybody has
     RETURN NULL;
 EXCEPTION WHEN OTHERS THEN
     RAISE WARNING 'immich-indexer: % % not queued: %', TG_OP, TG_TABLE_NAME, SQLERRM;

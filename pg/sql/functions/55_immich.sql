@@ -402,18 +402,22 @@ BEGIN
         RETURN 0;
     END IF;
     INSERT INTO indexer_v1.write_back (asset_id, what)
-    SELECT s."assetId", 'search_text' FROM public.ocr_search s
-    WHERE indexer_v1.is_broken_search_text(s.text)
-      AND coalesce(indexer_v1.right_search_text(s."assetId"), '') NOT IN ('', s.text)
+    SELECT indexer_v1.keep_photos(ARRAY(
+        SELECT s."assetId" FROM public.ocr_search s
+        WHERE indexer_v1.is_broken_search_text(s.text)
+          AND coalesce(indexer_v1.right_search_text(s."assetId"), '') NOT IN ('', s.text)
+    )), 'search_text'
     ON CONFLICT DO NOTHING;
     GET DIAGNOSTICS found = ROW_COUNT;
     IF with_clip THEN
         INSERT INTO indexer_v1.write_back (asset_id, what)
-        SELECT DISTINCT f."assetId", 'clip'
-        FROM public.asset_file f
-        JOIN indexer_v1.clip c ON c.asset_id = f."assetId"
-        WHERE f.type = 'preview' AND coalesce((to_jsonb(f) ->> 'isEdited')::boolean, false)
-          AND NOT EXISTS (SELECT FROM public.smart_search s WHERE s."assetId" = f."assetId")
+        SELECT indexer_v1.keep_photos(ARRAY(
+            SELECT f."assetId"
+            FROM public.asset_file f
+            JOIN indexer_v1.clip c ON c.asset_id = f."assetId"
+            WHERE f.type = 'preview' AND coalesce((to_jsonb(f) ->> 'isEdited')::boolean, false)
+              AND NOT EXISTS (SELECT FROM public.smart_search s WHERE s."assetId" = f."assetId")
+        )), 'clip'
         ON CONFLICT DO NOTHING;
         GET DIAGNOSTICS more = ROW_COUNT;
         found := found + more;
@@ -439,7 +443,8 @@ BEGIN
     FROM public.tag t JOIN public.tag_asset ta ON ta."tagId" = t.id
     WHERE t.value IN ('reprocess', 'reprocess/ocr', 'reprocess/clip')
       AND NOT EXISTS (SELECT FROM indexer_v1.reprocess r
-                      WHERE r.asset_id = ta."assetId" AND r.tag_id = t.id);
+                      WHERE r.asset_id = ta."assetId" AND r.tag_id = t.id)
+    ORDER BY 1; -- as in on_tag_asset
     GET DIAGNOSTICS found = ROW_COUNT;
     RETURN found;
 END
