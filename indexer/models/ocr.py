@@ -38,6 +38,13 @@ _MIN_SIDE = 320
 # No more than this for the detector, whatever is asked for: the memory of one pass.
 _MAX_SHORT_SIDE = 1440
 
+# Where so many of the boxes make little sense, and the photo has so many times the pixels in a row
+# that the detector saw, it looks again, closer: small text runs together, and tilted text sooner.
+# `make bench ARGS='--only accuracy'`: of text far away 96 % is right in place of 67 %, of text at 45
+# degrees 95 % in place of 58 %. Photos without text, or with text that is read at once, cost nothing.
+_TOO_DOUBTFUL = 0.2
+_CLOSER = 1.3
+
 # Images longer than `_MAX_ASPECT` (screenshots of a whole page, panoramas) go through the detector
 # in windows of twice their short side; this many pixels of overlap are shared between neighbours.
 _MAX_ASPECT = 2.5
@@ -76,6 +83,10 @@ class _Reading:
     text: str
     score: float
     turns: int
+
+
+_Found = tuple[Box, float, _Reading]
+"""A line: its box, the detector's score, and what was read."""
 
 
 class OcrReader:
@@ -190,17 +201,13 @@ class OcrReader:
     def read(self, photo: Photo, options: OcrOptions) -> list[Line]:
         """Find and read the lines of text in a photo, in reading order."""
         image = np.asarray(cv2.cvtColor(np.asarray(photo.image), cv2.COLOR_RGB2BGR), np.uint8)
-        found = [
-            (box, score)
-            for box, score in self._detect(image, options.max_resolution)
-            if score >= options.min_box_score
-        ]
-        readings = self._recognise([cut_out(image, box) for box, _ in found])
-        lines = [
-            (box, box_score, reading)
-            for (box, box_score), reading in zip(found, readings, strict=True)
-            if reading.score >= options.min_text_score and reading.text.strip()
-        ]
+        height, width = image.shape[:2]
+        scale = _detection_scale(height, width, options.max_resolution)
+        lines, doubtful = self._read_at(image, scale, options)
+        closer = min(1.0, _detection_scale(height, width, _MAX_SHORT_SIDE))
+        if doubtful >= _TOO_DOUBTFUL and closer >= _CLOSER * scale:
+            again, _ = self._read_at(image, closer, options)
+            lines = max(lines, again, key=_sure_characters)
         order = reading_order(
             [box for box, _, _ in lines],
             [_direction(box, reading) for box, _, reading in lines],
@@ -208,10 +215,23 @@ class OcrReader:
         )
         return [_line(*lines[i], image) for i in order]
 
-    def _detect(self, image: Pixels, max_resolution: int) -> Iterator[tuple[Box, float]]:
+    def _read_at(
+        self, image: Pixels, scale: float, options: OcrOptions
+    ) -> tuple[list[_Found], float]:
+        """Find and read lines at a scale; also says which share of the boxes makes little sense."""
+        boxes = list(self._detect(image, scale))
+        found = [(box, score) for box, score in boxes if score >= options.min_box_score]
+        readings = self._recognise([cut_out(image, box) for box, _ in found])
+        clear = sum(reading.score >= DOUBTFUL for reading in readings)
+        return [
+            (box, box_score, reading)
+            for (box, box_score), reading in zip(found, readings, strict=True)
+            if reading.score >= options.min_text_score and reading.text.strip()
+        ], 1 - clear / len(boxes) if boxes else 0.0
+
+    def _detect(self, image: Pixels, scale: float) -> Iterator[tuple[Box, float]]:
         """Find boxes around lines of text, in pixels of `image`, with the detector's scores."""
         height, width = image.shape[:2]
-        scale = _detection_scale(height, width, max_resolution)
         if min(height, width) * scale < _MIN_TEXT:
             return
         padded, left, top = _scaled_and_padded(image, scale)
@@ -281,6 +301,11 @@ class OcrReader:
             _Reading(text, float(score), turn)
             for (text, score), turn in zip(results, turns, strict=True)
         ]
+
+
+def _sure_characters(lines: Sequence[_Found]) -> float:
+    """How much was read, weighted by how sure it is."""
+    return sum(len(reading.text) * reading.score for _, _, reading in lines)
 
 
 def _cuda(device: str) -> int | None:
