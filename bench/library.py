@@ -88,6 +88,11 @@ class Library:
             ocr(picture)
         return self._clock() - started
 
+    def lines(self, path: Path) -> list[str]:
+        """Read the text in a picture; not measured."""
+        found, _ = self._ocr(str(path))
+        return [text for _, text, _ in found or []]
+
     def photos(self, photos: Sequence[int]) -> float:
         """Embed and read photos, from their files."""
         ocr = self._ocr

@@ -35,7 +35,7 @@ class Sample:
 
     path: Path
     kind: str
-    has_text: bool
+    lines: tuple[str, ...]
 
 
 def previews(folder: Path) -> list[Sample]:
@@ -48,7 +48,7 @@ def previews(folder: Path) -> list[Sample]:
         image = image.resize((round(image.width * scale), round(image.height * scale)))
         path = folder / Path(entry["file"]).with_suffix(".jpg").name
         image.save(path, "JPEG", quality=_QUALITY)
-        samples.append(Sample(path, entry["kind"], bool(entry["lines"])))
+        samples.append(Sample(path, entry["kind"], tuple(entry["lines"])))
     return samples
 
 

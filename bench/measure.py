@@ -119,6 +119,24 @@ def rates(
     )
 
 
+def shares(
+    section: str, case: str, measured: str, value: float, against: str, reference: float
+) -> Row:
+    """A row of what is the same in every round, in percent; the reference's is to be reached."""
+    return Row(
+        section=section,
+        case=case,
+        measured=measured,
+        unit="%",
+        rounds=1,
+        value=Figure.of([100 * value]),
+        against=against,
+        reference=Figure.of([100 * reference]),
+        difference=Figure.of([100 * (value - reference)]),
+        goal=Goal("≥ library", value >= reference),
+    )
+
+
 def latencies(
     section: str,
     case: str,

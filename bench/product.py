@@ -85,6 +85,11 @@ class Product:
         _wait([self._embed(decoded) if kind == "image" else self._read(decoded)])
         return self._clock() - started
 
+    def lines(self, path: Path) -> list[str]:
+        """Read the text in a picture; not measured."""
+        found = self._read(self._decode(path.read_bytes())).result(PATIENCE_SECONDS)
+        return [line.text for line in found]
+
     def longest_line(self, number: int) -> str:
         """The longest line in a photo; '' where there is none."""
         lines = self._read(self._picture(number)).result(PATIENCE_SECONDS)

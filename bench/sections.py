@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from bench import models, serving
+from bench.accuracy import accuracy
 from bench.measure import Figure, Row
 from bench.stage import LIBRARY, Stage
 
@@ -32,6 +33,7 @@ SECTIONS: dict[str, Callable[[Stage], Iterator[Row]]] = {
     "clip": models.clip,
     "text": models.text,
     "ocr": models.ocr,
+    "accuracy": accuracy,
     "photo": models.photo,
     "worker": serving.worker,
     "searchable": serving.searchable,

@@ -187,7 +187,7 @@ class Stage:
     def photos(self, kind: str | None = None) -> list[int]:
         """Numbers of the photos of a kind, as many as planned; None: of all that have text."""
         if kind is None:
-            return [i for i, sample in enumerate(self.samples) if sample.has_text]
+            return [i for i, sample in enumerate(self.samples) if sample.lines]
         of_kind = [i for i, sample in enumerate(self.samples) if sample.kind == kind]
         return of_kind[: self.plan.per_kind]
 

@@ -39,6 +39,7 @@ from indexer.settings import Settings, SettingsError
 from indexer.status import look
 from pg import reindex as reindexing
 from pg.connect import UnreachableError, UrlError, connect
+from pg.detach import StillRunningError
 from pg.detach import detach as detach_from
 from pg.embedded import ServerError
 from pg.locks import TablesLockedError
@@ -52,6 +53,7 @@ _ADVICE = (
     ServerError,
     MigrationError,
     TablesLockedError,
+    StillRunningError,
     StartError,
     NotADirectoryError,
     reindexing.ReindexError,

@@ -9,6 +9,10 @@ from pg.locks import when_unlocked
 from pg.query import fetch_value
 
 
+class StillRunningError(Exception):
+    """A worker runs: it would attach again. Nothing was removed; the message says what to do."""
+
+
 def detach(connection: Connection, *, keep_data: bool = False) -> list[str]:
     """Remove what `migrate` has made. Safe to repeat; nothing of Immich's is touched.
 
@@ -20,10 +24,17 @@ def detach(connection: Connection, *, keep_data: bool = False) -> list[str]:
         What was removed, for people.
 
     Raises:
+        StillRunningError: first stop what would make it all again.
         TablesLockedError: Immich's tables are in use for long; nothing was removed.
     """
     if not fetch_value(connection, "SELECT to_regnamespace('indexer_v1') IS NOT NULL"):
         return []
+    if workers := _running(connection):
+        raise StillRunningError(
+            f"A worker is running ({', '.join(workers)}) and would attach again. Stop it first"
+            " (serve or worker; in Compose: docker compose stop immich-indexer, then docker compose"
+            " run --rm immich-indexer detach). If it was killed, wait half a minute."
+        )
     return when_unlocked(
         connection,
         lambda: [
@@ -31,6 +42,16 @@ def detach(connection: Connection, *, keep_data: bool = False) -> list[str]:
             *(_drop_functions(connection) if keep_data else _drop_schema(connection)),
         ],
     )
+
+
+def _running(connection: Connection) -> list[str]:
+    if not fetch_value(connection, "SELECT to_regclass('indexer_v1.worker') IS NOT NULL"):
+        return []  # what a failed restore has left
+    rows = connection.execute(
+        "SELECT host, pid FROM indexer_v1.worker WHERE seen_at > now() - interval '30 seconds'"
+        " ORDER BY started_at"
+    ).fetchall()
+    return [f"host {host}, process {pid}" for host, pid in rows]
 
 
 def _drop_triggers(connection: Connection) -> list[str]:

@@ -2,33 +2,30 @@
 
 Files: ``sql/migrations/NNN_name.sql`` run once, in order, and are never edited again;
 ``sql/functions/*.sql`` are CREATE OR REPLACE and run again when their text (or the pgvector they
-were made for) changes. Of the ``20_tokenizer_*.sql`` pair, the one in use is run.
+were made for) changes: `pg.functions`.
 """
 
 from __future__ import annotations
 
 import hashlib
 import logging
-import re
-from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from importlib.resources import files
 from typing import Literal
 from uuid import UUID
 
-import psycopg
 from psycopg import sql
 
+from pg import shipped
 from pg.connect import Connection
+from pg.functions import Tokenizer, create_functions
 from pg.locks import TablesLockedError, when_unlocked
 from pg.query import fetch_one, fetch_value
 from pg.reindex import settle
+from pg.rights import problem_with_rights
 
 log = logging.getLogger(__name__)
-
-Tokenizer = Literal["zhparser", "bigram"]
 
 # Any number will do as long as nobody else uses it: "immich-indexer" on a telephone keypad.
 _ADVISORY_LOCK = 4664_2446
@@ -71,8 +68,8 @@ def migrate(
             created, bigrams elsewhere.
 
     Raises:
-        MigrationError: not Immich's database, too old, or made by a newer version; or Immich's
-            tables are in use for long.
+        MigrationError: not Immich's database or not its role, too old, or made by a newer version;
+            or Immich's tables are in use for long.
     """
     try:
         report = when_unlocked(
@@ -103,7 +100,7 @@ def _migrate(connection: Connection, tokenizer: Literal["auto", "zhparser", "big
     applied = _run_migrations(connection)
     healed = _heal(connection)
     chosen = _choose_tokenizer(connection, tokenizer)
-    applied += _run_functions(connection, chosen, vector.version)
+    applied += create_functions(connection, chosen, vector.version)
     connection.execute("SELECT indexer_v1.ensure_clip_index()")
     triggers: int = fetch_value(connection, "SELECT indexer_v1.ensure_triggers()")
     return Report(applied, healed, chosen, triggers)
@@ -116,7 +113,7 @@ def refuse_newer(connection: Connection) -> None:
         MigrationError: made by a newer version.
     """
     if fetch_value(connection, "SELECT to_regclass('indexer_v1.migration') IS NOT NULL"):
-        _refuse_unknown(_recorded(connection, "migrations"), _read("migrations"))
+        _refuse_unknown(shipped.recorded(connection, "migrations"), shipped.read("migrations"))
 
 
 def stale_rows(connection: Connection) -> int:
@@ -191,6 +188,8 @@ def _check(connection: Connection) -> _Vector:
             " missing. Point DB_URL at the database of an Immich 2.3 or later that has started"
             " once, or leave DB_URL empty to search a folder of photos."
         )
+    if problem := problem_with_rights(connection):
+        raise MigrationError(problem)
     vector = connection.execute(
         "SELECT n.nspname, e.extversion, string_to_array(e.extversion, '.')::int[] >= '{0,7}'"
         " FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace"
@@ -219,29 +218,8 @@ def _create_schema(connection: Connection) -> None:
     )
 
 
-def _read(folder: str) -> dict[str, str]:
-    found = (entry for entry in (files("pg") / "sql" / folder).iterdir())
-    texts = {e.name: e.read_text("utf-8") for e in found if e.name.endswith(".sql")}
-    return {f"{folder}/{name}": texts[name] for name in sorted(texts)}
-
-
-def _recorded(connection: Connection, folder: str) -> dict[str, str]:
-    rows = connection.execute(
-        "SELECT name, sha256 FROM indexer_v1.migration WHERE starts_with(name, %s)", [folder + "/"]
-    ).fetchall()
-    return dict(rows)
-
-
-def _record(connection: Connection, name: str, sha256: str) -> None:
-    connection.execute(
-        "INSERT INTO indexer_v1.migration (name, sha256) VALUES (%s, %s) ON CONFLICT (name)"
-        " DO UPDATE SET sha256 = excluded.sha256, applied_at = now()",
-        [name, sha256],
-    )
-
-
-def _refuse_unknown(recorded: Mapping[str, str], shipped: Mapping[str, str]) -> None:
-    unknown = sorted(recorded.keys() - shipped.keys())
+def _refuse_unknown(recorded: Mapping[str, str], known: Mapping[str, str]) -> None:
+    unknown = sorted(recorded.keys() - known.keys())
     if unknown:
         raise MigrationError(
             f"This database was made by a newer immich-indexer (it has {', '.join(unknown)})."
@@ -250,14 +228,14 @@ def _refuse_unknown(recorded: Mapping[str, str], shipped: Mapping[str, str]) -> 
 
 
 def _run_migrations(connection: Connection) -> list[str]:
-    shipped, recorded = _read("migrations"), _recorded(connection, "migrations")
-    _refuse_unknown(recorded, shipped)
+    known, recorded = shipped.read("migrations"), shipped.recorded(connection, "migrations")
+    _refuse_unknown(recorded, known)
     applied = []
-    for name, text in shipped.items():
+    for name, text in known.items():
         sha256 = hashlib.sha256(text.encode()).hexdigest()
         if name not in recorded:
             connection.execute(text.encode())
-            _record(connection, name, sha256)
+            shipped.record(connection, name, sha256)
             applied.append(name)
         elif recorded[name] != sha256:
             raise MigrationError(
@@ -347,61 +325,3 @@ def _choose_tokenizer(
         [chosen],
     )
     return chosen
-
-
-def _run_functions(connection: Connection, tokenizer: Tokenizer, vector: str) -> list[str]:
-    try:
-        with connection.transaction():
-            applied = _run_changed_functions(connection, tokenizer, vector)
-        if not applied or not _has_leftovers(connection, tokenizer):
-            return applied
-    except psycopg.errors.InvalidFunctionDefinition:
-        pass  # one of an older version has another return type or other names of arguments
-    _drop_functions(connection)
-    return _run_changed_functions(connection, tokenizer, vector)
-
-
-def _has_leftovers(connection: Connection, tokenizer: Tokenizer) -> bool:
-    """Functions of an older version are there still; an overload makes calls ambiguous."""
-    texts = "".join(text for _, _, text in _functions(tokenizer))
-    shipped = Counter(re.findall(r"^CREATE OR REPLACE FUNCTION indexer_v1\.(\w+)", texts, re.M))
-    there = connection.execute(
-        "SELECT proname::text, count(*) FROM pg_proc"
-        " WHERE pronamespace = 'indexer_v1'::regnamespace GROUP BY proname"
-    ).fetchall()
-    return any(number > shipped[name] for name, number in there)
-
-
-def _drop_functions(connection: Connection) -> None:
-    """Make way for all functions anew. Those in use stay: by triggers, and by somebody's views."""
-    rows = connection.execute(
-        "SELECT oid::regprocedure::text FROM pg_proc"
-        " WHERE pronamespace = 'indexer_v1'::regnamespace"
-    ).fetchall()
-    for (signature,) in rows:
-        with suppress(psycopg.errors.DependentObjectsStillExist), connection.transaction():
-            connection.execute(f"DROP FUNCTION {signature}".encode())
-    connection.execute("DELETE FROM indexer_v1.migration WHERE starts_with(name, 'functions/')")
-
-
-def _functions(tokenizer: Tokenizer) -> Iterator[tuple[str, str, str]]:
-    """Files of functions in use: under which name each is recorded, its own name, and its text."""
-    for name, text in _read("functions").items():
-        slot = name
-        if name.startswith("functions/20_tokenizer_"):
-            if name != f"functions/20_tokenizer_{tokenizer}.sql":
-                continue
-            slot = "functions/20_tokenizer"
-        yield slot, name, text
-
-
-def _run_changed_functions(connection: Connection, tokenizer: Tokenizer, vector: str) -> list[str]:
-    recorded = _recorded(connection, "functions")
-    applied = []
-    for slot, name, text in _functions(tokenizer):
-        sha256 = hashlib.sha256(f"{vector}\n{text}".encode()).hexdigest()
-        if recorded.get(slot) != sha256:
-            connection.execute(text.encode())
-            _record(connection, slot, sha256)
-            applied.append(name)
-    return applied

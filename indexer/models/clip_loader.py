@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 from indexer.models import clip, clip_openvino, clip_torch, openvino_cpu
 from indexer.models.clip import ClipModel, Tower
-from indexer.models.cores import Share, share, share_of_texts
+from indexer.models.cores import Share, share, share_of_texts, wide_share
 from indexer.models.types import ClipInfo, ModelUnavailable, Side
 from indexer.settings import Settings, SettingsError
 
@@ -61,7 +61,11 @@ class ClipLoader:
         self._device = settings.device
         self._openvino = settings.openvino
         self._precision = settings.precision
-        self._shares: dict[Side, Share] = {"image": share(cores), "text": share_of_texts(cores)}
+        self._shares: dict[Side, Share] = {
+            "image": wide_share(cores),
+            "text": share_of_texts(cores),
+        }
+        self._torch_share = share(cores)
         self._models: dict[Side, ClipModel] = {}
         self._load_lock = threading.Lock()
         self._state_lock = threading.Lock()
@@ -177,9 +181,9 @@ class ClipLoader:
                 root=self._root,
                 device=device,
                 # One number for the whole process: what suits pictures, which are most of the work.
-                threads=self._shares["image"].threads,
+                threads=self._torch_share.threads,
             )
-            torch_tower.fit(clip.probe(self.info, side)[:1], self._shares["image"].workers)
+            torch_tower.fit(clip.probe(self.info, side)[:1], self._torch_share.workers)
             tower = torch_tower
         log.info(
             "loaded CLIP %s %s: %s on %s, %.1f s",

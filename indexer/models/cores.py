@@ -36,6 +36,16 @@ def share(cores: int) -> Share:
     return Share(max(1, cores // threads), threads)
 
 
+def wide_share(cores: int) -> Share:
+    """Split the cores among few inferences, each with all the threads that it gains from.
+
+    Large networks waste little with several threads, and a photo that comes alone, as a client's
+    requests do, has all of them.
+    """
+    threads = min(MOST_THREADS, cores)
+    return Share(max(1, cores // threads), threads)
+
+
 def share_of_texts(cores: int) -> Share:
     """One batch of texts at a time, with several threads: a person waits for it."""
     return Share(1, min(MOST_THREADS, cores))

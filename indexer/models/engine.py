@@ -334,6 +334,7 @@ class Engine:
                 try:
                     self._ocr_reader = OcrReader(
                         share=self._share,
+                        detection=cores.wide_share(self._cores.count),
                         models=self._ocr_models,
                         device=self._settings.device,
                         openvino=self._settings.openvino,

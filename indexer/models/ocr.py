@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -23,7 +24,7 @@ from indexer.models.cores import Share
 from indexer.models.images import Photo, decode
 from indexer.models.layout import TALL, Box, cut_out, from_top_left, reading_order, size, tilt
 from indexer.models.ocr_models import OcrModels
-from indexer.models.ocr_sessions import Sessions
+from indexer.models.ocr_sessions import Sessions, Shares
 from indexer.models.types import Line, OcrOptions, Pixels
 
 # A line read worse than this is read again, turned.
@@ -84,6 +85,7 @@ class OcrReader:
         self,
         *,
         share: Share,
+        detection: Share | None = None,
         models: OcrModels | None = None,
         device: str = "cpu",
         openvino: str = "off",
@@ -92,7 +94,9 @@ class OcrReader:
         """Load the models (0.3 s; through OpenVINO 1 s).
 
         Args:
-            share: how many images are read at once on the CPU, and with how many threads each.
+            share: how many lines are recognised at once on the CPU, and with how many threads
+                each: those of several images, or of one.
+            detection: the same of the detector, an image each; None: as `share`.
             models: None: those that RapidOCR's wheel holds.
             device: ``cpu``, ``cuda``, ``cuda:1`` …, or ``auto`` for CUDA where ONNX Runtime has it.
             openvino: ``auto``, where it is installed, or ``off``, see OPENVINO.
@@ -121,6 +125,8 @@ class OcrReader:
         self._prepare: Any = DetPreProcess(_STRIDE, "min", self._detector.mean, self._detector.std)
         self._recogniser: Any = TextRecognizer(config["Rec"])
         self._check_characters()
+        self._shares = Shares(detection or share, share)
+        self._lines: ThreadPoolExecutor | None = None
         paths = (self._models.detector, self._models.recogniser)
         self.on_cpu = True
         self.kind = ""
@@ -128,8 +134,8 @@ class OcrReader:
         through_openvino = cuda is None and openvino == "auto" and openvino_cpu.installed()
         # Images are read side by side: OpenCV's own threads would only be in the way.
         cv2.setNumThreads(1)
-        if not (through_openvino and self._use_openvino(*paths, share, precision)):
-            self._use(ocr_sessions.with_onnxruntime(*paths, share, cuda=cuda))
+        if not (through_openvino and self._use_openvino(*paths, precision)):
+            self._use(ocr_sessions.with_onnxruntime(*paths, self._shares, cuda=cuda))
         log.info("loaded OCR: %s, %s", self._models.name, self.kind)
 
     def _check_characters(self) -> None:
@@ -143,13 +149,15 @@ class OcrReader:
                 f"{known - 2} are listed"
             )
 
-    def _use_openvino(self, detector: Path, recogniser: Path, share: Share, precision: str) -> bool:
+    def _use_openvino(self, detector: Path, recogniser: Path, precision: str) -> bool:
         """Use the fastest precision that reads the probe rightly; False: there is none."""
         try:
-            expected = self._expected_text(detector, recogniser, share)
+            expected = self._expected_text(detector, recogniser)
             for candidate in openvino_cpu.precisions(precision):
                 self._use(
-                    ocr_sessions.with_openvino(detector, recogniser, share, precision=candidate)
+                    ocr_sessions.with_openvino(
+                        detector, recogniser, self._shares, precision=candidate
+                    )
                 )
                 if self._read_probe() == expected:
                     return True
@@ -163,12 +171,15 @@ class OcrReader:
         self.on_cpu, self.kind = sessions.on_cpu, sessions.kind
         self._recogniser.rec_batch_num = _CPU_LINES if self.on_cpu else _GPU_LINES
         self._recogniser.rec_image_shape = [3, 48, _CPU_WIDTH if self.on_cpu else _GPU_WIDTH]
+        at_once = self._shares.recogniser.workers if self.on_cpu else 1
+        # Of the reader, not of a call: images that are read at once share these threads.
+        self._lines = ThreadPoolExecutor(at_once, "ocr-lines") if at_once > 1 else None
 
-    def _expected_text(self, detector: Path, recogniser: Path, share: Share) -> list[str]:
+    def _expected_text(self, detector: Path, recogniser: Path) -> list[str]:
         """What ONNX Runtime reads in the built-in picture; for the wheel's models it is known."""
         if self._models == ocr_models.find(ocr_models.DEFAULT):
             return (_PROBE / "table.txt").read_text("utf-8").splitlines()
-        self._use(ocr_sessions.with_onnxruntime(detector, recogniser, share, cuda=None))
+        self._use(ocr_sessions.with_onnxruntime(detector, recogniser, self._shares, cuda=None))
         return self._read_probe()
 
     def _read_probe(self) -> list[str]:
@@ -261,7 +272,11 @@ class OcrReader:
             np.ascontiguousarray(np.rot90(crop, turn))
             for crop, turn in zip(crops, turns, strict=True)
         ]
-        results, _ = self._recogniser(turned)
+        if self._lines is not None:
+            # Line by line, so that none waits for a longer one.
+            results = list(self._lines.map(lambda crop: self._recogniser([crop])[0][0], turned))
+        else:
+            results, _ = self._recogniser(turned)
         return [
             _Reading(text, float(score), turn)
             for (text, score), turn in zip(results, turns, strict=True)

@@ -25,6 +25,13 @@ log = logging.getLogger(__name__)
 Session = Callable[[npt.NDArray[np.float32]], list[npt.NDArray[np.float32]]]
 
 
+class Shares(NamedTuple):
+    """How each of the networks uses the cores."""
+
+    detector: Share
+    recogniser: Share
+
+
 class Sessions(NamedTuple):
     """The detector and the recogniser, ready to compute; each may be called from several threads.
 
@@ -46,7 +53,7 @@ def has_cuda() -> bool:
 
 
 def with_onnxruntime(
-    detector: Path, recogniser: Path, share: Share, *, cuda: int | None
+    detector: Path, recogniser: Path, shares: Shares, *, cuda: int | None
 ) -> Sessions:
     """Load both networks in ONNX Runtime, f32.
 
@@ -54,7 +61,8 @@ def with_onnxruntime(
         cuda: number of the GPU; None for the CPU. Where its libraries are missing, the CPU
             computes, with a warning.
     """
-    detect, recognise = (_onnx_session(path, share, cuda) for path in (detector, recogniser))
+    detect = _onnx_session(detector, shares.detector, cuda)
+    recognise = _onnx_session(recogniser, shares.recogniser, cuda)
     on_gpu = detect.get_providers()[0] == "CUDAExecutionProvider"
     if cuda is not None and not on_gpu:
         log.warning("CUDA can't be loaded by ONNX Runtime: OCR runs on the CPU")
@@ -62,15 +70,14 @@ def with_onnxruntime(
     return Sessions(_run(detect), _run(recognise), not on_gpu, f"ONNX Runtime {where} f32")
 
 
-def with_openvino(detector: Path, recogniser: Path, share: Share, *, precision: str) -> Sessions:
+def with_openvino(detector: Path, recogniser: Path, shares: Shares, *, precision: str) -> Sessions:
     """Compile both networks with OpenVINO.
 
     Args:
         precision: ``bf16`` or ``f32``.
     """
-    detect, recognise = (
-        Network(path, precision=precision, share=share) for path in (detector, recogniser)
-    )
+    detect = Network(detector, precision=precision, share=shares.detector)
+    recognise = Network(recogniser, precision=precision, share=shares.recogniser)
     return Sessions(
         lambda values: [detect(values)],
         lambda values: [recognise(_widened(values))],

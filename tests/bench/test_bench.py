@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from PIL import Image
 from rich.console import Console
 
 from bench import __main__, machine
+from bench.accuracy import SPOILED, share_right
 from bench.material import Sample, previews, stamped
 from bench.measure import Figure, in_turns, latencies, rates
 from bench.models import ocr
@@ -54,6 +56,17 @@ def test_differences_are_in_milliseconds() -> None:
     assert not row.goal.met
 
 
+def test_too_few_and_too_many_characters_count_alike() -> None:
+    assert share_right([(["总计: 12", "谢谢"], ["谢 谢", "总计：12"])]) == 1
+    assert share_right([(["总计"], ["总"]), (["12"], ["12"])]) == 3 / 4
+    assert share_right([(["总计12"], ["总计12谢谢光临"])]) == 1 / 2
+
+
+@pytest.mark.parametrize("spoil", SPOILED.values(), ids=list(SPOILED))
+def test_what_is_spoilt_is_still_a_picture(spoil: Callable[[Image.Image], Image.Image]) -> None:
+    assert min(spoil(Image.new("RGB", (900, 600), "white")).size) >= 200
+
+
 def test_a_stamp_changes_the_file_and_not_the_picture(tmp_path: Path) -> None:
     jpeg = previews(tmp_path)[0].path.read_bytes()
     one, two = (
@@ -68,7 +81,7 @@ def test_the_real_things_side_by_side(tmp_path: Path) -> None:
     with Stage(Settings(), TINY, time.process_time) as stage:
         stage.products = ["auto"]
         Image.new("RGB", (320, 320), "white").save(tmp_path / "blank.jpg")
-        stage.samples = [Sample(tmp_path / "blank.jpg", "blank", has_text=False)]
+        stage.samples = [Sample(tmp_path / "blank.jpg", "blank", lines=())]
         report = Report.begin(machine.look(), stage.clip_model, stage.weights_are, cpu=True)
         report.rows += ocr(stage)
         report.engines = stage.engines()

@@ -95,6 +95,22 @@ def test_shares_use_the_cores_and_no_more(count: int, expected: Share) -> None:
     assert expected.workers * expected.threads <= count
 
 
+@pytest.mark.parametrize(
+    ("count", "expected"),
+    [
+        (1, Share(1, 1)),
+        (2, Share(1, 2)),
+        (4, Share(1, 4)),
+        (6, Share(1, 4)),
+        (8, Share(2, 4)),
+        (32, Share(8, 4)),
+    ],
+)
+def test_a_lone_picture_gets_several_cores(count: int, expected: Share) -> None:
+    assert cores.wide_share(count) == expected
+    assert expected.workers * expected.threads <= count
+
+
 def test_cores_are_lent_in_the_order_they_were_asked_for() -> None:
     lent = Budget(4)
     order: list[int] = []

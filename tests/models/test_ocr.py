@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
+from rapidocr_onnxruntime import RapidOCR
 
 import immich_indexer
 from indexer.models import images, openvino_cpu
@@ -112,6 +113,22 @@ def check_text(lines: list[Line], true: list[str]) -> None:
         assert EVERYTHING.min_box_score <= line.box_score <= 1
         assert EVERYTHING.min_text_score <= line.text_score <= 1
         assert all(0 <= value <= 1 for value in line.box)
+
+
+def test_no_less_is_read_than_by_rapidocr_itself(
+    reader: OcrReader, truth: dict[str, list[str]]
+) -> None:
+    """With its defaults. By kind, and on photos made worse: the benchmark, `--only accuracy`."""
+    rapidocr = RapidOCR()
+    right = Counter({"ours": 0, "theirs": 0})
+    for name in READ:
+        photo, true = sample(name), characters(truth[name])
+        ours = characters(line.text for line in reader.read(photo, EVERYTHING))
+        found, _ = rapidocr(np.asarray(photo.image)[:, :, ::-1])
+        theirs = characters(text for _, text, _ in found)
+        for who, seen in (("ours", ours), ("theirs", theirs)):
+            right[who] += (true & seen).total() - (seen - true).total()
+    assert right["ours"] >= right["theirs"] > 0
 
 
 @pytest.mark.parametrize("degrees", [45, 60])

@@ -12,9 +12,9 @@ from assets import add_assets
 from together import together
 
 from pg import locks
-from pg import migrate as migrations
+from pg import shipped as shipped_files
 from pg.connect import Connection, connect
-from pg.detach import detach
+from pg.detach import StillRunningError, detach
 from pg.migrate import (
     MigrationError,
     Report,
@@ -37,10 +37,10 @@ def connection(database: str) -> Iterator[Connection]:
 @pytest.fixture
 def shipped(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """The files that `migrate` reads, by name; change them here."""
-    files = {**migrations._read("migrations"), **migrations._read("functions")}
+    files = {**shipped_files.read("migrations"), **shipped_files.read("functions")}
     monkeypatch.setattr(
-        migrations,
-        "_read",
+        shipped_files,
+        "read",
         lambda folder: {n: t for n, t in sorted(files.items()) if n.startswith(f"{folder}/")},
     )
     return files
@@ -69,8 +69,8 @@ def snapshot(connection: Connection) -> list[tuple[object, ...]]:
 def test_twice_is_once(connection: Connection) -> None:
     first = migrate(connection)
     assert set(first.applied) == {
-        *migrations._read("migrations"),
-        *migrations._read("functions"),
+        *shipped_files.read("migrations"),
+        *shipped_files.read("functions"),
     } - {ZHPARSER}
     assert first.triggers > 0
     assert first.healed == []
@@ -167,7 +167,7 @@ def test_old_pgvector(connection: Connection, version: str) -> None:
 
 def test_functions_are_run_again_with_another_pgvector(connection: Connection) -> None:
     migrate(connection)
-    connection.execute("UPDATE pg_extension SET extversion = '0.7.4' WHERE extname = 'vector'")
+    connection.execute("UPDATE pg_extension SET extversion = '0.7.0' WHERE extname = 'vector'")
     assert "functions/60_search.sql" in migrate(connection).applied
     settings: list[str] = fetch_value(
         connection, "SELECT proconfig FROM pg_proc WHERE proname = 'search'"
@@ -247,6 +247,20 @@ def test_detach_holds_nobody_up_either(
         with pytest.raises(locks.TablesLockedError, match="Nothing was changed"):
             detach(connection)
     assert migrate(connection).triggers == 0  # nothing was removed
+    assert "schema indexer_v1" in detach(connection)
+
+
+def test_nothing_is_removed_while_a_worker_would_make_it_again(connection: Connection) -> None:
+    migrate(connection)
+    connection.execute(
+        "INSERT INTO indexer_v1.worker (id, host, pid, device)"
+        " VALUES (gen_random_uuid(), 'nas', 7, 'cpu')"
+    )
+    for keep_data in (True, False):
+        with pytest.raises(StillRunningError, match="host nas, process 7"):
+            detach(connection, keep_data=keep_data)
+    assert migrate(connection).applied == []
+    connection.execute("UPDATE indexer_v1.worker SET seen_at = now() - interval '31 seconds'")
     assert "schema indexer_v1" in detach(connection)
 
 
@@ -357,7 +371,7 @@ def test_zhparser_dropped_under_us(zhparser_database: str) -> None:
 
 
 def test_sql_files_are_in_the_package() -> None:
-    folder = Path(migrations.__file__).parent / "sql"
+    folder = Path(shipped_files.__file__).parent / "sql"
     assert {path.name for path in (folder / "migrations").iterdir()} == {
-        name.removeprefix("migrations/") for name in migrations._read("migrations")
+        name.removeprefix("migrations/") for name in shipped_files.read("migrations")
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import psycopg
 import pytest
@@ -11,6 +12,8 @@ from psycopg import sql
 
 from indexer.listener import Listener, Wake
 from pg.connect import Connection, connect
+from pg.detach import detach
+from pg.migrate import MigrationError, migrate
 from pg.query import fetch_value
 
 FUNCTIONS = """
@@ -35,6 +38,83 @@ def stranger(connection: Connection) -> Iterator[str]:
     with connection.transaction(force_rollback=True):
         connection.execute("CREATE ROLE test_stranger")
         yield "test_stranger"
+
+
+@contextmanager
+def plain_immich(connection: Connection) -> Iterator[None]:
+    """An Immich that isn't a superuser owns the database and its tables; nothing is attached yet.
+
+    The test's transaction makes it so, and the connection is that role's.
+    """
+    with connection.transaction(force_rollback=True):
+        detach(connection)
+        connection.execute("CREATE ROLE test_immich")
+        database = sql.Identifier(connection.info.dbname)
+        connection.execute(sql.SQL("ALTER DATABASE {} OWNER TO test_immich").format(database))
+        connection.execute("ALTER SCHEMA public OWNER TO test_immich")
+        tables = connection.execute(
+            "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace"
+            " AND relkind = 'r'"
+        ).fetchall()
+        for (table,) in tables:
+            connection.execute(
+                sql.SQL("ALTER TABLE {} OWNER TO test_immich").format(sql.Identifier(table))
+            )
+        connection.execute("SET LOCAL ROLE test_immich")
+        yield
+
+
+@pytest.fixture
+def immichs_role(connection: Connection) -> Iterator[None]:
+    with plain_immich(connection):
+        yield
+
+
+def test_immich_need_not_be_a_superuser(connection: Connection, immichs_role: None) -> None:
+    assert migrate(connection).triggers == 7
+    asset = add_asset(connection, owner=add_owner(connection))
+    jobs = "SELECT count(*) FROM indexer_v1.job WHERE asset_id = %s"
+    assert fetch_value(connection, jobs, [asset]) == 2
+    assert migrate(connection).applied == []
+    assert "schema indexer_v1" in detach(connection)
+
+
+@pytest.mark.zhparser
+def test_nor_where_zhparser_is(zhparser_database: str) -> None:
+    """Before it is loaded only superusers know what can be SET for it."""
+    with connect(zhparser_database) as connection, plain_immich(connection):
+        assert migrate(connection).tokenizer == "zhparser"
+        assert fetch_value(connection, "SELECT indexer_v1.words('天气预报')")
+
+
+def test_another_role_is_told_which_is_immichs(connection: Connection, immichs_role: None) -> None:
+    connection.execute("RESET ROLE")  # a superuser may do it all, but Immich then not use it
+    with pytest.raises(MigrationError, match="DB_USERNAME=test_immich"):
+        migrate(connection)
+    assert not fetch_value(connection, "SELECT to_regnamespace('indexer_v1') IS NOT NULL")
+
+
+def test_a_role_that_may_not_make_a_schema_is_told(
+    connection: Connection, immichs_role: None
+) -> None:
+    connection.execute("RESET ROLE")
+    database = sql.Identifier(connection.info.dbname)
+    connection.execute(sql.SQL("ALTER DATABASE {} OWNER TO CURRENT_USER").format(database))
+    connection.execute("SET LOCAL ROLE test_immich")
+    with pytest.raises(MigrationError, match="GRANT CREATE ON DATABASE") as refused:
+        migrate(connection)
+    connection.execute("RESET ROLE")
+    connection.execute(str(refused.value).partition("run: ")[2].encode())  # what it says to do
+    connection.execute("SET LOCAL ROLE test_immich")
+    assert migrate(connection).triggers == 7
+
+
+def test_what_another_role_has_made_is_not_used(connection: Connection, immichs_role: None) -> None:
+    connection.execute("RESET ROLE")
+    connection.execute("CREATE SCHEMA indexer_v1")
+    connection.execute("SET LOCAL ROLE test_immich")
+    with pytest.raises(MigrationError, match="run immich-indexer detach as"):
+        migrate(connection)
 
 
 def test_nothing_runs_with_its_owners_rights(connection: Connection) -> None:

@@ -248,6 +248,43 @@ def test_a_failing_trigger_does_not_fail_immich(
     assert any(text.startswith("immich-indexer: INSERT asset_file") for text in warnings)
 
 
+def test_a_tag_put_on_again_while_it_is_taken_off_is_not_overlooked(immich: FakeImmich) -> None:
+    """By a metadata refresh, whose transaction others don't see into."""
+    asset = immich.upload(picture())
+    tag = immich.tag(asset, "reprocess/ocr", sidecar=False)
+    put = 'INSERT INTO tag_asset ("assetId", "tagId") VALUES (%s, %s)'
+    off = 'DELETE FROM tag_asset WHERE "assetId" = %s AND "tagId" = %s'
+    requests = (
+        "SELECT count(*) FROM indexer_v1.reprocess WHERE asset_id = %s AND status = 'waiting'"
+    )
+    with connect(immich.url) as ours, connect(immich.url) as theirs:
+
+        def finish() -> None:
+            ours.execute(
+                "UPDATE indexer_v1.reprocess SET status = 'done', finished_at = now()"
+                " WHERE asset_id = %s",
+                [asset],
+            )
+
+        with theirs.transaction():
+            theirs.execute(off, [asset, tag])
+            theirs.execute(put, [asset, tag])
+            finish()
+            assert fetch_value(ours, "SELECT indexer_v1.settle_tags()") == 0
+        assert fetch_value(ours, "SELECT indexer_v1.settle_tags()") == 1
+        assert immich.tags(asset) == []
+
+        theirs.execute(put, [asset, tag])
+        finish()
+        theirs.execute(off, [asset, tag])
+        with ours.transaction():
+            assert fetch_value(ours, "SELECT indexer_v1.settle_tags()") == 1
+            theirs.execute(put, [asset, tag])  # nobody waits for anybody
+        assert immich.tags(asset) == ["reprocess/ocr"]
+        assert fetch_value(ours, requests, [asset]) == 1
+    immich.delete(asset)
+
+
 def test_what_a_failing_trigger_missed_is_found_later(
     indexed_immich: FakeImmich, warnings: list[str]
 ) -> None:

@@ -12,7 +12,7 @@ SET search_path = pg_catalog, pg_temp
 SET plan_cache_mode = force_generic_plan
 AS $function$
 DECLARE
-    result text := lower(normalize(input, NFKC));
+    result text := lower(normalize(input, NFKC) COLLATE "default");
     found  text;
     wanted text;
 BEGIN

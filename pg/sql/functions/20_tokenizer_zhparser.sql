@@ -10,16 +10,22 @@ AS $$ SELECT 'zhparser/3' $$;
 CREATE OR REPLACE FUNCTION indexer_v1.words(runs text) RETURNS text[]
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
-SET zhparser.punctuation_ignore = off
-SET zhparser.multi_short = off
-SET zhparser.multi_duality = off
-SET zhparser.multi_zmain = off
-SET zhparser.multi_zall = off
-SET zhparser.seg_with_duality = off
 AS $$
 DECLARE
+    options CONSTANT text[] := '{punctuation_ignore,multi_short,multi_duality,multi_zmain,multi_zall,'
+        'seg_with_duality}';
     found text[];
 BEGIN
+    -- Off, unless somebody has switched one on for the whole database. Not SET zhparser.… above:
+    -- that takes a superuser, as long as zhparser isn't loaded, and so would restoring a dump of it.
+    IF replace(concat(current_setting('zhparser.punctuation_ignore', true),
+                      current_setting('zhparser.multi_short', true),
+                      current_setting('zhparser.multi_duality', true),
+                      current_setting('zhparser.multi_zmain', true),
+                      current_setting('zhparser.multi_zall', true),
+                      current_setting('zhparser.seg_with_duality', true)), 'off', '') <> '' THEN
+        PERFORM set_config('zhparser.' || option, 'off', true) FROM unnest(options) AS option;
+    END IF;
     SELECT array_agg(token ORDER BY n) INTO found
     FROM ts_parse((SELECT p.oid FROM pg_ts_parser p WHERE p.prsname = 'zhparser'), runs)
          WITH ORDINALITY AS parsed(tokid, token, n)

@@ -19,7 +19,7 @@ DECLARE
     months CONSTANT text :=
         '(jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|'
         'sept?(?:ember)?|oct(?:ober)?|nov(?:ember)?|dec(?:ember)?)\.?';
-    body        text := regexp_replace(left(query, 2000), '^\s*ocr\s*[:：]', '', 'i');
+    body        text COLLATE "default" := regexp_replace(left(query, 2000), '^\s*ocr\s*[:：]', '', 'i');
     part        text[];
     alternative boolean := false; -- the last word was OR
     found       integer := 0;
@@ -128,8 +128,8 @@ BEGIN
         widened := wanted;
     END IF;
     IF query !~* '^\s*ocr\s*[:：]' THEN
-        picture := regexp_replace(query, '(^|[\s　])[-－−](?:["“”„«»「」『』＂][^"“”„«»「」『』＂]*["“”„«»「」『』＂]?|\S+)', ' ', 'g');
-        picture := regexp_replace(picture, '["“”„«»「」『』＂|｜]|\yOR\y', ' ', 'g');
+        picture := regexp_replace(query COLLATE "default", '(^|[\s　])[-－−](?:["“”„«»「」『』＂][^"“”„«»「」『』＂]*["“”„«»「」『』＂]?|\S+)', ' ', 'g');
+        picture := regexp_replace(picture COLLATE "default", '["“”„«»「」『』＂|｜]|\yOR\y', ' ', 'g');
         picture := nullif(btrim(regexp_replace(picture, '\s+', ' ', 'g')), '');
     END IF;
 END

@@ -150,21 +150,41 @@ $$;
 CREATE OR REPLACE TRIGGER immich_indexer BEFORE INSERT ON indexer_v1.reprocess
     FOR EACH ROW EXECUTE FUNCTION indexer_v1.on_reprocess();
 
+-- Who puts tags on and who takes them off (settle_tags) mustn't overlook each other: Immich, when it
+-- refreshes metadata, takes all off and puts them on again in a transaction that others don't see
+-- into. One of so many locks for a photo; nobody waits for one.
+CREATE OR REPLACE FUNCTION indexer_v1.tag_lock(asset uuid) RETURNS integer
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+AS $$ SELECT hashtext(asset::text) & 63 $$;
+
 -- Tags that ask for a photo to be redone, from any Immich client.
 CREATE OR REPLACE FUNCTION indexer_v1.on_tag_asset() RETURNS trigger
 LANGUAGE plpgsql
 SET search_path = pg_catalog, pg_temp
 SET lock_timeout = '250ms'
 AS $$
+DECLARE
+    asking uuid[];
+    held   integer[]; -- the locks that were free; without one, the photo's tags are just going
 BEGIN
+    SELECT array_agg(n."assetId") INTO asking
+    FROM new_rows n JOIN public.tag t ON t.id = n."tagId"
+    WHERE t.value IN ('reprocess', 'reprocess/ocr', 'reprocess/clip');
+    IF asking IS NULL THEN
+        RETURN NULL;
+    END IF;
+    held := ARRAY(
+        SELECT l.key FROM (SELECT DISTINCT indexer_v1.tag_lock(a) AS key FROM unnest(asking) AS a) AS l
+        WHERE pg_try_advisory_xact_lock_shared(46642448, l.key));
     INSERT INTO indexer_v1.reprocess (asset_id, task, tag_id)
     SELECT n."assetId", CASE t.value WHEN 'reprocess' THEN 'all' ELSE split_part(t.value, '/', 2) END,
            t.id
     FROM new_rows n JOIN public.tag t ON t.id = n."tagId"
     WHERE t.value IN ('reprocess', 'reprocess/ocr', 'reprocess/clip')
-      -- Immich takes tags off and puts them on again when it refreshes metadata.
-      AND NOT EXISTS (SELECT FROM indexer_v1.reprocess r
-                      WHERE r.asset_id = n."assetId" AND r.tag_id = t.id)
+      -- Immich takes tags off and puts them on again when it refreshes metadata: no new request.
+      AND NOT (indexer_v1.tag_lock(n."assetId") = ANY (held)
+               AND EXISTS (SELECT FROM indexer_v1.reprocess r
+                           WHERE r.asset_id = n."assetId" AND r.tag_id = t.id))
     ORDER BY 1; -- so that jobs are locked in the order that everybody has
     RETURN NULL;
 EXCEPTION WHEN OTHERS THEN

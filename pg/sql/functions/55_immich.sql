@@ -271,7 +271,7 @@ END
 $$;
 
 -- Take the tags of ended requests off, in transactions of their own; leave reprocess/failed where
--- it couldn't be done.
+-- it couldn't be done, until it can.
 CREATE OR REPLACE FUNCTION indexer_v1.settle_tags(max_rows integer DEFAULT 100) RETURNS bigint
 LANGUAGE plpgsql VOLATILE
 SET search_path FROM CURRENT
@@ -293,8 +293,15 @@ BEGIN
             PERFORM FROM public.asset a WHERE a.id = request.asset_id FOR KEY SHARE SKIP LOCKED;
             CONTINUE WHEN NOT FOUND
                 AND EXISTS (SELECT FROM public.asset a WHERE a.id = request.asset_id);
+            -- Immich is putting this photo's tags on: they can't be seen yet.
+            CONTINUE WHEN NOT pg_try_advisory_xact_lock(46642448, indexer_v1.tag_lock(request.asset_id));
             IF request.failed THEN
                 PERFORM indexer_v1.put_failed_tag(request.asset_id, request.tag_id);
+            ELSE -- an earlier request may have failed
+                DELETE FROM public.tag_asset ta USING public.tag t, public.tag asking
+                WHERE ta."assetId" = request.asset_id AND ta."tagId" = t.id
+                  AND t.value = 'reprocess/failed' AND t."userId" = asking."userId"
+                  AND asking.id = request.tag_id;
             END IF;
             DELETE FROM public.tag_asset
             WHERE "assetId" = request.asset_id AND "tagId" = request.tag_id;

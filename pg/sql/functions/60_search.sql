@@ -11,8 +11,9 @@
 --                the model, see max_distance()
 --   filter       see filter_conditions()
 --
--- Each side brings its best candidates (200, or as many as skip + max_results, up to 5000),
--- filtered. A rank or a raw score is NULL where a side doesn't have the photo. Trashed, locked and
+-- Each side brings its best candidates (150, or as many as skip + max_results, up to 5000),
+-- filtered; the text side less where the rest of 150 would have to be looked for, but a hundred and
+-- what is asked for always. A rank or a raw score is NULL where a side doesn't have the photo. Trashed, locked and
 -- hidden photos are never returned.
 --
 -- text_score: 3 to 4 where the text has the query's words as they are; 2 to 3 what OCR made of
@@ -44,7 +45,7 @@ SET search_path FROM CURRENT
 AS $$
 #variable_conflict use_column
 DECLARE
-    pool     constant integer := least(greatest(200, skip + max_results), 5000);
+    pool     constant integer := least(greatest(150, skip + max_results), 5000);
     asked    record;
     scope    text;
     photos   double precision;
@@ -70,7 +71,7 @@ BEGIN
         coalesce(search.max_distance, indexer_v1.max_distance()));
     SELECT * INTO texts FROM indexer_v1.photos_with_text(
         asked.sure, asked.wanted, asked.widened, asked.loose, asked.parts, asked.unwanted, scope,
-        in_scope / photos, pool, vectors.ids);
+        in_scope / photos, pool, greatest(100, skip + max_results), vectors.ids);
     RETURN QUERY
     WITH text_side AS (
         SELECT id, rank_score, row_number() OVER (ORDER BY rank_score DESC, id) AS place
@@ -121,27 +122,34 @@ $$;
 
 DROP FUNCTION IF EXISTS indexer_v1.photos_with_text(
     tsquery, tsquery, tsquery, tsquery[], tsquery, text, integer, uuid[]);
+DROP FUNCTION IF EXISTS indexer_v1.photos_with_text(
+    tsquery, tsquery, tsquery, tsquery, tsquery[], tsquery, text, double precision, integer, uuid[]);
 
--- The text side. Words as they are (sure); if that isn't a page full, also what OCR made of them
+-- The text side. Words as they are (sure); if those aren't `enough`, also what OCR made of them
 -- (wanted; what isn't found yet has one of widened); if still nothing, also letters that cut
 -- through words (loose). Then, of the photos that the vector side has, those with some of the
 -- words (parts). share: of all photos, how many are in scope.
 --
 -- Ranking costs some 3 µs a match, and a word that is everywhere must not cost everything. Where
 -- more than 400 matches in scope are to be expected, first those are ranked that have the words
--- more than once or in a short text (see with_impacts()), from the highest impact down until the
--- pool is full: cover density grows with the impact, so what is left out would rank below. Where
+-- more than once or in a short text (see with_impacts()), from the highest impact down until there
+-- are enough: cover density grows with the impact, so what is left out would rank below. Where
 -- words have no impact in any text, one is as good as another: the first 2000 in the table's order
 -- are ranked.
 CREATE OR REPLACE FUNCTION indexer_v1.photos_with_text(
     sure tsquery, wanted tsquery, widened tsquery, loose tsquery, parts tsquery[],
-    unwanted tsquery, scope text, share double precision, pool integer, seen uuid[],
+    unwanted tsquery, scope text, share double precision, pool integer,
+    enough integer, seen uuid[],
     OUT ids uuid[], OUT scores double precision[])
 LANGUAGE plpgsql STABLE
 SET search_path = pg_catalog, pg_temp
 SET max_parallel_workers_per_gather = 0
 SET synchronize_seqscans = off
-SET random_page_cost = 1.1 -- photos are looked up by id: never read all of them to join some
+-- Photos are looked up by id, texts by their words: never read all of them for some. Words that no
+-- text has are thought to be in some hundred each, so a dozen look-alikes would seem to be worth it.
+SET enable_seqscan = off
+SET enable_hashjoin = off
+SET enable_mergejoin = off
 AS $$
 DECLARE
     level    integer := 3;
@@ -154,13 +162,13 @@ BEGIN
     ids := '{}';
     scores := '{}';
     FOREACH asked IN ARRAY ARRAY[sure, wanted, loose] LOOP
-        IF numnode(asked) > 0 AND asked <> searched AND cardinality(ids) < pool
+        IF numnode(asked) > 0 AND asked <> searched AND cardinality(ids) < enough
            AND (level > 1 OR cardinality(ids) = 0) THEN
             by_index := CASE level WHEN 2 THEN widened ELSE asked END;
             -- The steps are some 40, 15, 6 and 1.5 % of a word's texts: 200 to 600 to rank.
             impact := width_bucket(share * indexer_v1.estimated_rows(format(
                 'SELECT FROM indexer_v1.ocr o WHERE o.tsv @@ %L', by_index)), '{400,1200,4000,20000}');
-            WHILE impact >= 0 AND cardinality(ids) < pool LOOP
+            WHILE impact >= 0 AND cardinality(ids) < enough LOOP
                 EXECUTE format($q$
                     SELECT array_agg(t.asset_id) AS ids, array_agg(%s + t.rank_score) AS scores
                     FROM (
@@ -240,7 +248,7 @@ CREATE OR REPLACE FUNCTION indexer_v1.nearest_photos(
 LANGUAGE plpgsql STABLE
 SET search_path FROM CURRENT
 SET max_parallel_workers_per_gather = 0
-SET hnsw.ef_search = 200
+SET hnsw.ef_search = 150
 SET random_page_cost = 1.1
 AS $$
 DECLARE
@@ -264,12 +272,13 @@ BEGIN
         END);
     SELECT greatest(c.reltuples, 0) INTO photos
     FROM pg_class c WHERE c.oid = 'indexer_v1.clip'::regclass;
-    -- By index: pool × photos / in_scope entries visited; one by one: in_scope photos, each of
-    -- which costs about a third as much.
-    exact := in_scope * in_scope < 3 * pool * photos;
-    fetched := pool * CASE WHEN pool > 200 OR in_scope < 0.9 * photos THEN 1.5 ELSE 1 END;
+    -- By index: 1.5 × pool × photos / in_scope entries, 35 µs each; one by one: in_scope photos, 3 µs
+    -- each. One by one misses none, which is worth twice the time: on its way to so many entries
+    -- the index misses 5 % and more. So it does where a page is more than 1 % of all photos.
+    exact := in_scope * in_scope < 30 * pool * photos OR pool > greatest(150, photos / 100);
+    fetched := pool * CASE WHEN pool > 150 OR in_scope < 0.9 * photos THEN 1.5 ELSE 1 END;
     -- Some more entries are looked at in one go where that fills the pool: trashed photos among the
-    -- first 200 would make a second go of an iterative scan, which costs as much again. Where it
+    -- first 150 would make a second go of an iterative scan, which costs as much again. Where it
     -- takes many goes anyway, larger ones cost more than they bring.
     visited := 1.1 * fetched * photos / greatest(in_scope, 1);
     IF visited BETWEEN current_setting('hnsw.ef_search')::integer AND 400 THEN
@@ -283,7 +292,9 @@ BEGIN
             CASE WHEN exact THEN 'distance, asset_id' ELSE 'c.embedding <=> $1' END,
             CASE WHEN exact THEN pool ELSE fetched END)
         INTO ids, distances USING probe, unwanted;
-        EXIT WHEN exact OR cardinality(ids) >= pool;
+        -- A scan that ends by itself has come to where the graph leads no further, out of a cluster
+        -- of alike photos, say: there may be nearer ones elsewhere.
+        EXIT WHEN exact OR cardinality(ids) >= CASE WHEN in_scope > 100000 THEN pool ELSE fetched END;
         exact := true;
     END LOOP;
     SELECT coalesce(array_agg(n.id ORDER BY n.distance, n.id), '{}'),

@@ -126,7 +126,7 @@ BEGIN
                -- of a longer token, the part that was asked for
                CASE WHEN left(p.lexeme, 1) = '@' THEN t.ends
                     ELSE t.starts + length(substring(
-                        substr(w.input, t.starts + 1, t.ends - t.starts)
+                        substr(w.input, t.starts + 1, t.ends - t.starts) COLLATE "default"
                         from '^(?:\W*\w){' || length(p.lexeme) || '}')) END
         FROM whole w, pattern p JOIN token t ON starts_with(t.lexeme, p.lexeme)
         WHERE p.prefix AND t.lexeme <> p.lexeme
