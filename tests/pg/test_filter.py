@@ -116,6 +116,7 @@ def fill(connection: Connection, photos: dict[UUID, Photo], tags: list[UUID]) ->
         " visibility = %s::asset_visibility_enum WHERE id = %s",
         [(p.taken, p.kind, p.favorite, p.visibility, id_) for id_, p in photos.items()],
     )
+    connection.execute("DROP INDEX indexer_v1.clip_embedding_idx")  # faster built afterwards
     for table, columns, rows in (
         ("album_asset", '"albumId", "assetId"', pairs("albums")),
         ("asset_face", '"personId", "assetId"', pairs("people")),
@@ -128,6 +129,7 @@ def fill(connection: Connection, photos: dict[UUID, Photo], tags: list[UUID]) ->
         with cursor.copy(f"COPY {table} ({columns}) FROM STDIN".encode()) as copy:
             for row in rows:
                 copy.write_row(row)
+    connection.execute("SELECT indexer_v1.ensure_clip_index()")
     connection.execute(
         "INSERT INTO indexer_v1.ocr (asset_id, text, lines, tsv, tokenizer, model, content_hash)"
         " SELECT id, body, '[]', indexer_v1.to_tsvector(body), indexer_v1.tokenizer(), 'm',"

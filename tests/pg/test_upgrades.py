@@ -13,8 +13,7 @@ from click.testing import CliRunner
 from test_migrate import snapshot
 
 from immich_indexer.cli import cli
-from pg import _host
-from pg import migrate as migrations
+from pg import _host, shipped
 from pg.connect import Connection, connect
 from pg.migrate import MigrationError, migrate, refuse_newer, retokenize, stale_rows
 from pg.query import fetch_value
@@ -82,7 +81,7 @@ def layout_of(connection: Connection) -> list[tuple[object, ...]]:
 
 
 def test_there_is_a_dump_of_every_layout_before_this_one() -> None:
-    released = [name.partition("/")[2][:3] for name in migrations._read("migrations")]
+    released = [name.partition("/")[2][:3] for name in shipped.read("migrations")]
     missing = set(released[:-1]) - {path.name[:3] for path in LAYOUTS}
     assert not missing, f"make these as tests/pg/layouts/make.py says: {sorted(missing)}"
 
@@ -99,7 +98,7 @@ def test_a_database_of_an_earlier_layout(
         applied = [name for name in report.applied if name.startswith("migrations/")]
         assert applied == [
             name
-            for name in migrations._read("migrations")
+            for name in shipped.read("migrations")
             if name.partition("/")[2][:3] > dump.name[:3]
         ]
         assert report.healed == []
