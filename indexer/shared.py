@@ -34,6 +34,7 @@ _Key = tuple[bytes, str]
 
 _RECENT = 512
 _DATABASE_SECONDS = 1.0  # a lookup must not cost more than it may save
+_UNIT = 1e-6  # how far from 1 the norm of a float32 embedding may be
 
 
 class SharedEngine(Engine):
@@ -208,7 +209,10 @@ class _Results:
         if numbers is None:
             return None
         embedding = np.asarray(numbers, np.float32)
-        unit: Embedding = embedding / np.linalg.norm(embedding)  # halfvec has rounded it
+        norm = np.linalg.norm(embedding)
+        if abs(norm - 1) < _UNIT:  # what was said before is said again, to the last digit
+            return embedding
+        unit: Embedding = embedding / norm  # halfvec has rounded it
         return unit
 
     def keep(self, key: _Key, result: list[Line] | Embedding) -> None:

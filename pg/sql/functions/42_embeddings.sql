@@ -49,7 +49,7 @@ $$;
 -- any more to whom its server process could answer.
 CREATE OR REPLACE FUNCTION indexer_v1.reindex_lock() RETURNS bigint
 LANGUAGE sql IMMUTABLE
-AS $$ SELECT 46642448::bigint $$;
+AS $$ SELECT 46642449::bigint $$;
 
 -- Ends a rebuild: the new index takes the old one's place. One that isn't whole, as its build was
 -- stopped, or that another version built, is dropped: it would only make writing slower. Does
