@@ -6,8 +6,9 @@ import logging
 import os
 import signal
 import sys
+import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from pathlib import Path
 from types import FrameType
 from typing import Literal, NoReturn
@@ -330,11 +331,22 @@ def reindex(settings: Settings, memory: str | None) -> None:
             needed = reindexing.memory_needed(connection) // 1_000_000
             console.print(f"Faster with some {needed} MB: --memory {needed}MB", highlight=False)
             started = time.monotonic()
-            with Progress(console=console) as progress, ThreadPoolExecutor(1) as aside:
-                task = progress.add_task("Building", total=None)
-                build = aside.submit(reindexing.rebuild, connection, memory)
+            built: Future[None] = Future()
+
+            def build() -> None:
                 try:
-                    while not build.done():
+                    reindexing.rebuild(connection, memory)
+                except BaseException as error:
+                    built.set_exception(error)
+                else:
+                    built.set_result(None)
+
+            builder = threading.Thread(target=build)
+            with Progress(console=console) as progress:
+                task = progress.add_task("Building", total=None)
+                try:
+                    builder.start()
+                    while not built.done():
                         if at := reindexing.progress(watching):
                             progress.update(
                                 task,
@@ -344,9 +356,11 @@ def reindex(settings: Settings, memory: str | None) -> None:
                             )
                         time.sleep(0.5)
                 except BaseException:  # Ctrl-C, SIGTERM: it would go on, for hours perhaps
-                    connection.cancel_safe()
+                    while builder.is_alive():
+                        connection.cancel_safe()
+                        builder.join(2)  # between two statements nothing is cancelled: again
                     raise
-                build.result()
+                built.result()
     console.print(f"The index of embeddings is new; {time.monotonic() - started:.0f} seconds.")
 
 
