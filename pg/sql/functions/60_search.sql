@@ -275,7 +275,7 @@ BEGIN
     -- By index: 1.5 × pool × photos / in_scope entries, 35 µs each; one by one: in_scope photos, 3 µs
     -- each. One by one misses none, which is worth twice the time: on its way to so many entries
     -- the index misses 5 % and more. So it does where a page is more than 1 % of all photos.
-    exact := in_scope * in_scope < 30 * pool * photos OR pool > greatest(150, photos / 100);
+    exact := in_scope * in_scope < 40 * pool * photos OR pool > greatest(150, photos / 100);
     fetched := pool * CASE WHEN pool > 150 OR in_scope < 0.9 * photos THEN 1.5 ELSE 1 END;
     -- Some more entries are looked at in one go where that fills the pool: trashed photos among the
     -- first 150 would make a second go of an iterative scan, which costs as much again. Where it
