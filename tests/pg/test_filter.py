@@ -20,7 +20,7 @@ from pg.connect import Connection, connect
 from pg.migrate import create_library_tables, migrate
 
 DIM = 16
-MANY = 6000
+MANY = 8000
 
 
 @dataclass(frozen=True)

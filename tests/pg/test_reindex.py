@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from uuid import UUID
 
 import psycopg
@@ -129,6 +130,8 @@ def test_ctrl_c_ends_the_build(connection: Connection, database: str) -> None:
             env={**os.environ, "DB_URL": database},
             stderr=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
+            # A shell's background jobs, and all that they start, ignore Ctrl-C.
+            preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         )
         deadline = time.monotonic() + 60
         while reindex.progress(connection) is None:

@@ -363,7 +363,7 @@ def test_zero_vector_in_the_index(db: Connection) -> None:
 
 # Scale: the plans, and the answers, with enough photos for the planner to have a reason
 
-MANY = 6000
+MANY = 8000
 WORDS = (
     *("合计", "金额", "日期", "地址", "电话", "数量", "单价", "服务"),
     *("欢迎", "光临", "谢谢", "惠顾", "超市", "餐厅", "门票"),
@@ -380,13 +380,13 @@ class Large:
 
 @pytest.fixture(scope="module")
 def large(databases: Any) -> Iterator[Large]:
-    """6,000 photos: 5,700 of one owner, 300 of another; 20 with a rare word."""
+    """8,000 photos: 7,600 of one owner, 400 of another; 20 with a rare word."""
     url = databases.fresh(f"clip of {DIM}", build)
     with connect(url) as connection:
         dice = random.Random(5)
         most, few = add_owner(connection), add_owner(connection)
-        assets = add_assets(connection, MANY - 300, owner=most, preview=False)
-        assets += add_assets(connection, 300, owner=few, preview=False)
+        assets = add_assets(connection, MANY - 400, owner=most, preview=False)
+        assets += add_assets(connection, 400, owner=few, preview=False)
         vectors = {asset: [dice.gauss(0, 1) for _ in range(DIM)] for asset in assets}
         connection.execute("DROP INDEX indexer_v1.clip_embedding_idx")  # faster built afterwards
         with (
