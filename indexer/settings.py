@@ -177,7 +177,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         float, Meta(ge=0, le=1, description="Lines read below this are dropped when indexing.")
     ] = 0.5
     ocr_max_resolution: Annotated[
-        int, Meta(ge=32, description="Short side, in pixels, that text is looked for at.")
+        int,
+        Meta(
+            ge=32,
+            description="Short side, in pixels, that text is looked for at first; where it is small "
+            "or doubtful, again at up to 1440.",
+        ),
     ] = 736
 
     # Beside Immich
