@@ -180,8 +180,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
         int,
         Meta(
             ge=32,
-            description="Short side, in pixels, that text is looked for at first; where it is small "
-            "or doubtful, again at up to 1440.",
+            description="Short side, in pixels, that text is looked for at first; where it is "
+            "small or doubtful, again at up to 1440.",
         ),
     ] = 736
 
