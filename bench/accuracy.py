@@ -9,6 +9,7 @@ from __future__ import annotations
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from PIL import Image, ImageOps
@@ -66,21 +67,19 @@ SPOILED: dict[str, Callable[[Image.Image], Image.Image]] = {
 
 def accuracy(stage: Stage) -> Iterator[Row]:
     """Characters that are right, of those that are there or were read, whichever are more."""
-    by_kind: dict[str, list[tuple[Path, Sample]]] = {}
-    for sample in stage.samples:
-        if sample.lines:
-            by_kind.setdefault(sample.kind, []).append((sample.path, sample))
-    by_kind["all of these"] = [pair for pairs in by_kind.values() for pair in pairs]
-    by_kind["traditional"] = [
-        pair for pair in by_kind["all of these"] if pair[0].name == "menu-taiwan.jpg"
-    ]
-    worse = [sample for sample in stage.samples if sample.path.name in _SPOILT]
+    with_text = [sample for sample in stage.samples if sample.lines]
+    by_kind: dict[str, list[Sample]] = {}
+    for sample in with_text:
+        by_kind.setdefault(sample.kind, []).append(sample)
+    by_kind["all of these"] = with_text
+    by_kind["traditional"] = [s for s in with_text if s.path.name == "menu-taiwan.jpg"]
+    worse = [sample for sample in with_text if sample.path.name in _SPOILT]
     for name, spoil in SPOILED.items():
         by_kind[name] = []
         for number, sample in enumerate(worse):
             path = sample.path.with_name(f"{len(by_kind)}-{number}.jpg")
             spoil(Image.open(sample.path)).save(path, "JPEG", quality=80)
-            by_kind[name].append((path, sample))
+            by_kind[name].append(replace(sample, path=path))
 
     read: dict[tuple[str, Path], list[str]] = {}
 
@@ -93,9 +92,9 @@ def accuracy(stage: Stage) -> Iterator[Row]:
             )
         return read[name, path]
 
-    for kind, pairs in by_kind.items():
+    for kind, samples in by_kind.items():
         found = {
-            name: share_right((sample.lines, lines(name, path)) for path, sample in pairs)
+            name: share_right((s.lines, lines(name, s.path)) for s in samples)
             for name in (LIBRARY, *stage.products)
         }
         for name in stage.products:
@@ -110,11 +109,12 @@ def share_right(pairs: Iterable[tuple[Iterable[str], Iterable[str]]]) -> float:
     """
     right = at_most = 0
     for there, seen in pairs:
-        expected, found = _characters(there), _characters(seen)
+        expected, found = characters(there), characters(seen)
         right += (expected & found).total()
         at_most += max(expected.total(), found.total())
     return right / at_most
 
 
-def _characters(texts: Iterable[str]) -> Counter[str]:
+def characters(texts: Iterable[str]) -> Counter[str]:
+    """How often each is in the texts."""
     return Counter("".join(unicodedata.normalize("NFKC", "".join(texts)).split()))

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import httpx
 import msgspec
 import pytest
+from indexed import embed, write_text
 from peers import Answer, Peer, Received
 from PIL import Image
 from test_http_auth import raw_get
@@ -28,7 +29,6 @@ from gateway.database import Database
 from gateway.server import running
 from immich.events import FakeImmich
 from indexer.library import scan
-from indexer.models.types import Lane
 from pg.connect import connect
 from pg.migrate import create_library_tables, migrate
 
@@ -138,23 +138,9 @@ def folder(
         yield SimpleNamespace(client=client, ids=ids, db=db, photos=photos)
 
 
-def embed(db: Any, engine: Any, asset: uuid.UUID, shows: str) -> None:
-    vector = engine.embed_text(shows, Lane.BULK).result()
-    db.execute(
-        "INSERT INTO indexer_v1.clip (asset_id, embedding, model, content_hash)"
-        " VALUES (%s, %s::halfvec, 'm', sha256('x'))",
-        [asset, str(vector.tolist())],
-    )
-
-
-def write_text(db: Any, asset: uuid.UUID, text: str) -> None:
-    lines = [{"text": text, "box": [0.1, 0.1, 0.5, 0.1, 0.5, 0.2, 0.1, 0.2], "text_score": 0.9}]
-    db.execute(
-        "INSERT INTO indexer_v1.ocr (asset_id, text, lines, tsv, tokenizer, model, content_hash)"
-        " VALUES (%s, %s, %s, indexer_v1.to_tsvector(%s), indexer_v1.tokenizer(), 'm',"
-        " sha256('x'))",
-        [asset, text, json.dumps(lines), text],
-    )
+def write_line(db: Any, asset: uuid.UUID, text: str) -> None:
+    box = [0.1, 0.1, 0.5, 0.1, 0.5, 0.2, 0.1, 0.2]
+    write_text(db, asset, text, {"text": text, "box": box, "text_score": 0.9})
 
 
 def test_the_page_of_a_folder_is_for_this_computer(folder: SimpleNamespace) -> None:
@@ -226,7 +212,7 @@ def test_pictures_that_can_not_be_made(folder: SimpleNamespace) -> None:
 
 def test_one_photo_with_its_text_and_what_matches(folder: SimpleNamespace) -> None:
     asset = folder.ids[INVOICE]
-    write_text(folder.db, asset, "电子发票")
+    write_line(folder.db, asset, "电子发票")
     folder.db.execute(
         "UPDATE indexer_v1.job SET dead_at = now(), last_error = 'too dark'"
         " WHERE asset_id = %s AND task = 'clip'",

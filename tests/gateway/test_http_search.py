@@ -12,6 +12,7 @@ import httpx
 import psycopg
 import pytest
 from doubles import Failing, Recording
+from indexed import embed, write_text
 
 from gateway.database import Database
 from gateway.errors import DatabaseUnavailable
@@ -46,22 +47,9 @@ def photo(rows: Connection, engine: Any) -> Callable[..., uuid.UUID]:
             [asset],
         )
         if text:
-            rows.execute(
-                """
-                INSERT INTO indexer_v1.ocr (asset_id, text, lines, tsv, tokenizer, model,
-                    content_hash)
-                VALUES (%s, %s, '[]', indexer_v1.to_tsvector(%s), indexer_v1.tokenizer(), 'm',
-                    sha256('x'))
-                """,
-                [asset, text, text],
-            )
+            write_text(rows, asset, text)
         if shows:
-            vector = engine.embed_text(shows, Lane.BULK).result()
-            rows.execute(
-                "INSERT INTO indexer_v1.clip (asset_id, embedding, model, content_hash)"
-                " VALUES (%s, %s::halfvec, 'm', sha256('x'))",
-                [asset, str(vector.tolist())],
-            )
+            embed(rows, engine, asset, shows)
         return asset
 
     return add

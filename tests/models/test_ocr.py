@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import unicodedata
 from collections import Counter
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +13,7 @@ from PIL import Image, ImageDraw, ImageFont
 from rapidocr_onnxruntime import RapidOCR
 
 import immich_indexer
+from bench.accuracy import characters
 from indexer.models import images, ocr, openvino_cpu
 from indexer.models.cores import Share
 from indexer.models.images import Photo
@@ -78,10 +77,6 @@ def drawn(
         draw.text((x, y), text, "black", font)
         boxes.append(draw.textbbox((x, y), text, font))
     return photo_of(image), [tuple(map(int, box)) for box in boxes]  # type: ignore[misc]
-
-
-def characters(texts: Iterable[str]) -> Counter[str]:
-    return Counter("".join(unicodedata.normalize("NFKC", "".join(texts)).split()))
 
 
 def corners(line: Line) -> np.ndarray:

@@ -13,8 +13,8 @@
 --
 -- Each side brings its best candidates (150, or as many as skip + max_results, up to 5000),
 -- filtered; the text side less where the rest of 150 would have to be looked for, but a hundred and
--- what is asked for always. A rank or a raw score is NULL where a side doesn't have the photo. Trashed, locked and
--- hidden photos are never returned.
+-- what is asked for always. A rank or a raw score is NULL where a side doesn't have the photo.
+-- Trashed, locked and hidden photos are never returned.
 --
 -- text_score: 3 to 4 where the text has the query's words as they are; 2 to 3 what OCR made of
 -- them, and parts of longer words; 1 to 2 letters that cut through words, where nothing else was
@@ -119,11 +119,6 @@ AS $$
          FROM indexer_v1.setting s WHERE s.name = 'clip_model'),
         0.7)
 $$;
-
-DROP FUNCTION IF EXISTS indexer_v1.photos_with_text(
-    tsquery, tsquery, tsquery, tsquery[], tsquery, text, integer, uuid[]);
-DROP FUNCTION IF EXISTS indexer_v1.photos_with_text(
-    tsquery, tsquery, tsquery, tsquery, tsquery[], tsquery, text, double precision, integer, uuid[]);
 
 -- The text side. Words as they are (sure); if those aren't `enough`, also what OCR made of them
 -- (wanted; what isn't found yet has one of widened); if still nothing, also letters that cut

@@ -8,10 +8,10 @@ import httpx
 import pytest
 from box import Rows, attached
 from immich_server import ImmichServer
+from indexed import embed, write_text
 
 from gateway import immich_search
 from immich.events import FakeImmich
-from indexer.models.types import Lane
 
 
 @pytest.fixture(autouse=True)
@@ -36,19 +36,9 @@ def photo(
         name = how.pop("name", f"{uuid.uuid4()}.jpg")
         asset = indexed_immich.upload(name.encode(), name=name, owner=how.pop("owner", anna), **how)
         if text:
-            rows.execute(
-                "INSERT INTO indexer_v1.ocr (asset_id, text, lines, tsv, tokenizer, model,"
-                " content_hash) VALUES (%s, %s, '[]', indexer_v1.to_tsvector(%s),"
-                " indexer_v1.tokenizer(), 'm', sha256('x'))",
-                [asset, text, text],
-            )
+            write_text(rows, asset, text)
         if shows:
-            vector = engine.embed_text(shows, Lane.BULK).result()
-            rows.execute(
-                "INSERT INTO indexer_v1.clip (asset_id, embedding, model, content_hash)"
-                " VALUES (%s, %s::halfvec, 'm', sha256('x'))",
-                [asset, str(vector.tolist())],
-            )
+            embed(rows, engine, asset, shows)
         return str(asset)
 
     return add
