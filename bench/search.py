@@ -44,16 +44,21 @@ from pg.query import fetch_value
 
 K = 100
 YEAR = {"takenAfter": "2019-01-01T00:00:00Z", "takenBefore": "2019-12-31T23:59:59Z"}
-# A machine of 4 GB and more; everything that is searched fits in memory.
-SETTINGS = {
-    "shared_buffers": "2GB",
-    "effective_cache_size": "6GB",
-    "maintenance_work_mem": "2GB",
-    "max_parallel_maintenance_workers": "1",
-    "max_wal_size": "8GB",
-    "checkpoint_timeout": "30min",
-    "synchronous_commit": "off",
-}
+
+def settings(size: int) -> dict[str, str]:
+    """Of a server in whose memory everything fits that is searched: 4 GB, and 14 for a million."""
+    return {
+        # Vectors and texts with their indexes are 6 kB a photo, their rows in Immich's tables 1 kB.
+        "shared_buffers": f"{max(2000, size * 8 // 1000)}MB",
+        "effective_cache_size": f"{max(6000, size * 12 // 1000)}MB",
+        # An index of vectors that outgrows it while it is built takes many times as long.
+        "maintenance_work_mem": f"{max(2000, size * 4 // 1000)}MB",
+        "max_parallel_maintenance_workers": "1",
+        "max_wal_size": "8GB",
+        "checkpoint_timeout": "30min",
+        "synchronous_commit": "off",
+    }
+
 # In how many photos the words are that are asked for, as shares of all.
 SHARES = {"rare": (0.0001, 0.0004), "common": (0.005, 0.02), "very common": (0.04, 1)}
 
@@ -317,7 +322,7 @@ def database(url: str | None, folder: Path, size: int, seed: int) -> Iterator[st
         yield _database(url, size, seed)
         return
     folder.mkdir(parents=True, exist_ok=True)
-    with Server(folder, settings=SETTINGS) as server:
+    with Server(folder, settings=settings(size)) as server:
         yield _database(server.start(), size, seed)
 
 

