@@ -45,6 +45,7 @@ from pg.query import fetch_value
 K = 100
 YEAR = {"takenAfter": "2019-01-01T00:00:00Z", "takenBefore": "2019-12-31T23:59:59Z"}
 
+
 def settings(size: int) -> dict[str, str]:
     """Of a server in whose memory everything fits that is searched: 4 GB, and 14 for a million."""
     return {
@@ -58,6 +59,7 @@ def settings(size: int) -> dict[str, str]:
         "checkpoint_timeout": "30min",
         "synchronous_commit": "off",
     }
+
 
 # In how many photos the words are that are asked for, as shares of all.
 SHARES = {"rare": (0.0001, 0.0004), "common": (0.005, 0.02), "very common": (0.04, 1)}
