@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
+
 import pytest
 
 from pg.connect import Connection
@@ -72,6 +74,26 @@ def test_the_impact_grows_with_the_word_and_shrinks_with_the_text(bigram: Connec
     assert steps(bigram, thrice) == {"++++"}
     assert steps(bigram, once) == set()
     assert not any(word.startswith("+") and "电话" in word for word in lexemes(bigram, thrice))
+
+
+def test_the_impact_is_the_rank(functions: Connection) -> None:
+    """Of a query for the word alone: no text that is left out ranks above one that isn't."""
+    ranks = functions.execute(
+        """
+        SELECT ts_rank_cd('{0.4,0.7,0.8,1}', t.tsv, quote_literal(w.lexeme)::tsquery, 1),
+               (SELECT step FROM generate_series(1, 4) AS step
+                WHERE t.tsv @@ quote_literal(repeat('+', step) || w.lexeme)::tsquery)
+        FROM (SELECT indexer_v1.to_tsvector(said) AS tsv FROM unnest(%s::text[]) AS said
+              OFFSET 0) AS t, unnest(t.tsv) AS w
+        WHERE cardinality(w.positions) > 0
+        """,
+        [[text.text for text in texts()[::4]]],
+    ).fetchall()
+    assert {step for _, step in ranks} == {None, 1, 2, 3, 4}
+    for rank, step in ranks:
+        right = bisect_right((0.25, 0.35, 0.45, 0.6), rank)
+        # The second lexemes of its neighbours may have made a word's rank less than the least.
+        assert step == (right or None) or (step == 1 and rank < 0.25), (rank, step)
 
 
 def steps(connection: Connection, text: str) -> set[str]:

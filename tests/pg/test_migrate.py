@@ -283,7 +283,7 @@ def test_choice_is_recorded(connection: Connection) -> None:
     assert migrate(connection).tokenizer == "bigram"
     recorded = "SELECT value FROM indexer_v1.setting WHERE name = 'tokenizer'"
     assert fetch_value(connection, recorded) == "bigram"
-    assert fetch_value(connection, "SELECT indexer_v1.tokenizer()") == "bigram/3"
+    assert fetch_value(connection, "SELECT indexer_v1.tokenizer()") == "bigram/4"
 
 
 def test_zhparser_that_has_gone(connection: Connection, caplog: pytest.LogCaptureFixture) -> None:
@@ -356,7 +356,7 @@ def test_to_zhparser_and_back(zhparser_database: str) -> None:
 def test_zhparser_is_taken_where_it_is(zhparser_database: str) -> None:
     with connect(zhparser_database) as connection:
         assert migrate(connection).tokenizer == "zhparser"
-        assert fetch_value(connection, "SELECT indexer_v1.tokenizer()") == "zhparser/3"
+        assert fetch_value(connection, "SELECT indexer_v1.tokenizer()") == "zhparser/4"
 
 
 @pytest.mark.zhparser

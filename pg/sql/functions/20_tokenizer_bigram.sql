@@ -4,7 +4,7 @@
 -- Recorded with every row that was tokenized; change the number when the tokens change.
 CREATE OR REPLACE FUNCTION indexer_v1.tokenizer() RETURNS text
 LANGUAGE sql IMMUTABLE PARALLEL SAFE
-AS $$ SELECT 'bigram/3' $$;
+AS $$ SELECT 'bigram/4' $$;
 
 -- The words of Chinese text, in order. Blanks, which end a word, aren't returned.
 CREATE OR REPLACE FUNCTION indexer_v1.words(runs text) RETURNS text[]

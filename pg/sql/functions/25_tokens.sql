@@ -352,8 +352,8 @@ END
 $$;
 
 -- The impact that a word has on a text: how often it is there, by its weights, over the logarithm
--- of the text's length; what ts_rank_cd makes of a query of one word. Those that have much get a
--- second lexeme, without positions: +发票, ++发票, +++发票 or ++++发票. So the best texts for a word
+-- of the text's length; what ts_rank_cd makes of a query of one word. Those that have 0.25 and more
+-- get a second lexeme, without positions: +发票, ++发票, +++发票 or ++++发票. So the best texts for a word
 -- that is everywhere can be had from the index (a tiered index: Manning et al. 2008, 7.2.1).
 CREATE OR REPLACE FUNCTION indexer_v1.with_impacts(tsv tsvector) RETURNS tsvector
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
@@ -364,18 +364,26 @@ BEGIN
     RETURN (
         WITH word AS MATERIALIZED (
             SELECT w.lexeme, w.weights, cardinality(w.weights) AS times,
-                   ln(1 + sum(cardinality(w.weights)) OVER ()) AS length
+                   sum(cardinality(w.weights)) OVER () AS length
             FROM unnest(with_impacts.tsv) AS w(lexeme, positions, weights)
         )
         SELECT with_impacts.tsv || coalesce(array_to_tsvector(array_agg(
-                   repeat('+', width_bucket(i.impact, '{0.25,0.35,0.45,0.6}')) || i.lexeme)), '')
+                   repeat('+', greatest(1, width_bucket(i.weight / i.length,
+                                                        '{0.25,0.35,0.45,0.6}')))
+                   || i.lexeme)), '')
         FROM (
-            SELECT w.lexeme, (
-                SELECT sum(CASE one WHEN 'A' THEN 1 WHEN 'B' THEN 0.8 WHEN 'C' THEN 0.7 ELSE 0.4 END)
-                FROM unnest(w.weights) AS one) / w.length AS impact
-            FROM word w
-            WHERE w.times >= 0.25 * w.length -- weights are 1 at most
-        ) AS i
-        WHERE i.impact >= 0.25);
+            -- The second lexemes add to the length in their turn.
+            SELECT w.lexeme, w.weight, ln(1 + w.length + count(*) OVER ()) AS length
+            FROM (
+                SELECT w.lexeme, w.length, (
+                    SELECT sum(CASE one WHEN 'A' THEN 1 WHEN 'B' THEN 0.8 WHEN 'C' THEN 0.7
+                                        ELSE 0.4 END)::double precision
+                    FROM unnest(w.weights) AS one) AS weight
+                FROM word w
+                WHERE w.times >= 0.25 * ln(1 + w.length) -- weights are 1 at most
+                OFFSET 0 -- what has been summed up isn't summed up again
+            ) AS w
+            WHERE w.weight >= 0.25 * ln(1 + w.length)
+        ) AS i);
 END
 $$;
