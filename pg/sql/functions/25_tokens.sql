@@ -353,8 +353,8 @@ $$;
 
 -- The impact that a word has on a text: how often it is there, by its weights, over the logarithm
 -- of the text's length; what ts_rank_cd makes of a query of one word. Those that have 0.25 and more
--- get a second lexeme, without positions: +发票, ++发票, +++发票 or ++++发票. So the best texts for a word
--- that is everywhere can be had from the index (a tiered index: Manning et al. 2008, 7.2.1).
+-- get a second lexeme, without positions: +发票, with more ++发票, up to +++++发票. So the best texts for
+-- a word that is everywhere can be had from the index (a tiered index: Manning et al. 2008, 7.2.1).
 CREATE OR REPLACE FUNCTION indexer_v1.with_impacts(tsv tsvector) RETURNS tsvector
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE
 SET search_path = pg_catalog, pg_temp
@@ -369,7 +369,7 @@ BEGIN
         )
         SELECT with_impacts.tsv || coalesce(array_to_tsvector(array_agg(
                    repeat('+', greatest(1, width_bucket(i.weight / i.length,
-                                                        '{0.25,0.35,0.45,0.6}')))
+                                                        '{0.25,0.29,0.35,0.45,0.6}')))
                    || i.lexeme)), '')
         FROM (
             -- The second lexemes add to the length in their turn.
