@@ -163,8 +163,10 @@ BEGIN
             -- The steps are some 22, 9, 3, 0.5 and 0.05 % of a word's texts, more where it is a word
             -- that some texts are full of. One that brings too few costs a millisecond, one that
             -- brings a thousand costs ten.
-            impact := width_bucket(share * indexer_v1.estimated_rows(format(
-                'SELECT FROM indexer_v1.ocr o WHERE o.tsv @@ %L', by_index)), '{400,1200,3000,6000,12000}');
+            impact := width_bucket(
+                share * indexer_v1.estimated_rows(format(
+                    'SELECT FROM indexer_v1.ocr o WHERE o.tsv @@ %L', by_index)),
+                '{400,1200,3000,6000,12000}');
             WHILE impact >= 0 AND cardinality(ids) < enough LOOP
                 EXECUTE format($q$
                     SELECT array_agg(t.asset_id) AS ids, array_agg(%s + t.rank_score) AS scores
