@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import platform
 import shutil
 import subprocess
 import sys
@@ -108,6 +109,25 @@ def photos() -> list[Image.Image]:
     return [
         images.decode(path.read_bytes(), max_bytes=10**8, max_pixels=10**8).image for path in files
     ]
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="MLAS: x86")
+def test_activations_are_no_part_of_the_layers_before_them(tmp_path: Path) -> None:
+    """They would keep them from the fastest kernel."""
+    clip_openvino._convert(ClipInfo("small", 96, 96), small_vit(), tmp_path)
+    given = np.load(tmp_path / "image.npz")["given"]
+    computed, alone = [], []
+    for apart in (False, True):
+        model = openvino_cpu.core().read_model(tmp_path / "image.xml")
+        if apart:
+            clip_openvino._keep_activations_apart(model)
+        network = Network(model, precision="f32", share=Share(1, 1))
+        computed.append(network(given))
+        nodes = network._compiled.get_runtime_model().get_ordered_ops()
+        kinds = [str(node.get_rt_info()["layerType"].astype(str)) for node in nodes]
+        alone.append(kinds.count("Eltwise"))
+    assert alone[1] == alone[0] + 3
+    assert computed[0] == pytest.approx(computed[1], abs=1e-5)
 
 
 @pytest.mark.parametrize("precision", openvino_cpu.precisions("auto"))
