@@ -352,7 +352,6 @@ def prepare(
     task = progress.add_task("texts of an older tokenizer", total=stale_rows(connection))
     for done in retokenize(connection):
         progress.advance(task, done)
-    _into_memory(connection)
     return dict(connection.execute("SELECT name, seconds FROM bench.built").fetchall())
 
 
@@ -411,6 +410,7 @@ def main() -> None:
         built = prepare(connection, options.size, options.seed, progress, immich)
         if options.fill:
             return
+        _into_memory(connection)
         made = photos.library(options.size, options.seed)
         asked = kinds(made, choose_words(connection), options.rounds)
         if not immich:
